@@ -1,0 +1,1 @@
+"""Versioned outputs: atomic writes, shard markers, records, and fingerprints that say what made them."""

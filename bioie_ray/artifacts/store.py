@@ -1,0 +1,252 @@
+"""Whole-object reads and writes on a folder or an object store (S3, GCS, Azure).
+
+Two guarantees carry everything above: ``write`` is atomic (a reader sees the old object, the new one or none, never a
+part), and ``create`` succeeds for exactly one of several writers. Locally that is a synced temporary file with a rename
+(``write``) or a hard link (``create``); on object stores one put, conditional (``If-None-Match: *``) for ``create``.
+obstore does the latter for S3, GCS and Azure alike; pyarrow's S3 stream would publish what it has when a write fails
+half-way (https://github.com/apache/arrow/issues), so objects go through memory whole: shards are sized for that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class StoreError(ValueError):
+    """A store that cannot be reached or written; the message says where and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreAddress:
+    """Where a store is: picklable, so that actors open it themselves. Credentials stay in the environment."""
+
+    url: str
+    endpoint: str | None = None
+    region: str = "us-east-1"
+
+    @property
+    def is_local(self) -> bool:
+        """True for a folder of this machine (or of a volume mounted here)."""
+        return "://" not in self.url or self.url.startswith("file://")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a local store, absolute."""
+        assert self.is_local, self.url
+        return Path(self.url.removeprefix("file://")).absolute()
+
+
+class Store(Protocol):
+    """Objects by key; keys use ``/`` and are relative to the store's root."""
+
+    def read(self, key: str) -> bytes:
+        """The object's bytes. Raises FileNotFoundError."""
+        ...
+
+    def write(self, key: str, data: bytes) -> None:
+        """Put the whole object, replacing one that is there."""
+        ...
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Put the object unless one is there; False when another writer was first."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        ...
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys of all objects below ``prefix/``, sorted."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it is there."""
+        ...
+
+    def describe(self, key: str) -> str:
+        """The key as a person would write it: a path or a URL."""
+        ...
+
+
+@lru_cache(maxsize=64)
+def open_store(address: StoreAddress) -> Store:
+    """The store at an address.
+
+    Raises:
+        StoreError: a URL scheme that is not known, or a bucket that cannot be configured.
+    """
+    if address.is_local:
+        return _FolderStore(address.folder)
+    return _ObjectStore(address)
+
+
+class _FolderStore:
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, key: str) -> bytes:
+        return (self._root / key).read_bytes()
+
+    def write(self, key: str, data: bytes) -> None:
+        target = self._root / key
+        temporary = self._temporary(target, data)
+        try:
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+    def create(self, key: str, data: bytes) -> bool:
+        target = self._root / key
+        if target.exists():
+            return False
+        temporary = self._temporary(target, data)
+        try:
+            os.link(temporary, target)  # fails if the target exists, unlike rename
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+        return True
+
+    def exists(self, key: str) -> bool:
+        return (self._root / key).is_file()
+
+    def keys(self, prefix: str) -> list[str]:
+        return sorted(self._walk(self._root / prefix))
+
+    def delete(self, key: str) -> None:
+        (self._root / key).unlink(missing_ok=True)
+
+    def describe(self, key: str) -> str:
+        return str(self._root / key)
+
+    def _walk(self, folder: Path) -> Iterator[str]:
+        for path in folder.rglob("*"):
+            if not path.name.startswith(".tmp-") and path.is_file():
+                yield path.relative_to(self._root).as_posix()
+
+    def _temporary(self, target: Path, data: bytes) -> Path:
+        """A synced file beside the target, so that the rename stays within one file system."""
+        temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise _explain(error, target, len(data)) from error
+        return temporary
+
+
+class _ObjectStore:
+    def __init__(self, address: StoreAddress) -> None:
+        from obstore.store import from_url
+
+        self._url = address.url.rstrip("/")
+        options: dict[str, Any] = {}
+        if self._url.startswith("s3://"):
+            options["region"] = os.environ.get("AWS_REGION", address.region)
+            if address.endpoint:
+                options["endpoint"] = address.endpoint
+                options["client_options"] = {"allow_http": address.endpoint.startswith("http://")}
+        try:
+            self._store = from_url(self._url, **options)
+        except Exception as error:  # obstore has no common base for bad configuration
+            raise StoreError(f"cannot open the store {self._url}: {error}") from error
+
+    def read(self, key: str) -> bytes:
+        import obstore
+
+        try:
+            return bytes(obstore.get(self._store, key).bytes())
+        except obstore.exceptions.NotFoundError:
+            raise FileNotFoundError(self.describe(key)) from None
+        except obstore.exceptions.BaseError as error:
+            raise self._unreachable("read", key, error) from error
+
+    def write(self, key: str, data: bytes) -> None:
+        import obstore
+
+        try:
+            # Multipart uploads would show up as one object too, but cannot be conditional; one put serves both.
+            obstore.put(self._store, key, data, use_multipart=False)
+        except obstore.exceptions.BaseError as error:
+            raise self._unreachable("write", key, error) from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        import obstore
+
+        try:
+            obstore.put(self._store, key, data, mode="create", use_multipart=False)
+        except obstore.exceptions.AlreadyExistsError:
+            return False
+        except obstore.exceptions.BaseError as error:
+            raise self._unreachable("create", key, error) from error
+        return True
+
+    def exists(self, key: str) -> bool:
+        import obstore
+
+        try:
+            obstore.head(self._store, key)
+        except obstore.exceptions.NotFoundError:
+            return False
+        except obstore.exceptions.BaseError as error:
+            raise self._unreachable("look up", key, error) from error
+        return True
+
+    def keys(self, prefix: str) -> list[str]:
+        import obstore
+
+        try:
+            return sorted(meta["path"] for batch in obstore.list(self._store, prefix=prefix) for meta in batch)
+        except obstore.exceptions.BaseError as error:
+            raise self._unreachable("list", prefix, error) from error
+
+    def delete(self, key: str) -> None:
+        import obstore
+
+        try:
+            obstore.delete(self._store, key)
+        except obstore.exceptions.NotFoundError:
+            return
+        except obstore.exceptions.BaseError as error:
+            raise self._unreachable("delete", key, error) from error
+
+    def describe(self, key: str) -> str:
+        return f"{self._url}/{key}"
+
+    def _unreachable(self, verb: str, key: str, error: Exception) -> StoreError:
+        first_line = str(error).strip().splitlines()[0]
+        return StoreError(
+            f"cannot {verb} {self.describe(key)}: {first_line}; check the bucket, storage.endpoint, and the credentials in "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut: the folder's own entry has to reach the disk too."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _explain(error: OSError, target: Path, num_bytes: int) -> StoreError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StoreError(f"no space for {target} ({num_bytes:,} bytes): free some, or set store= to another disk; nothing half-written was kept")
+    return StoreError(f"cannot write {target}: {error.strerror}; check that store= is a folder you may write to")

@@ -1,0 +1,135 @@
+"""The ``bioie`` command. Commands import what they need when they run, so that ``--help`` takes well under a second."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="bioie",
+    help="Biomedical information extraction with language models, as jobs on Ray and Kubernetes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+CORPORA = ("bc5cdr", "ncbi_disease", "nlm_gene", "chemdner", "ddi_corpus", "biorelex")
+
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the recipe; repeatable")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", help="print the tracebacks of failed shards")]
+
+
+def _complete_corpus(incomplete: str) -> list[str]:
+    return [name for name in CORPORA if name.startswith(incomplete)]
+
+
+def _fail_in_one_message(command: Callable[..., None]) -> Callable[..., None]:
+    """Errors that people can mend end as one message and exit code 1, never as a traceback."""
+
+    @wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("stopped; run the same command again, it goes on where it stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+    return wrapped
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from bioie_ray import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
+    ] = False,
+) -> None:
+    """Options of the command itself."""
+
+
+@app.command()
+@_fail_in_one_message
+def prepare(
+    corpus: Annotated[str, typer.Argument(help=f"one of {', '.join(CORPORA)}", autocompletion=_complete_corpus)],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="where to: STORE/corpora/NAME@VERSION, a folder or an s3:// URL")],
+    source: Annotated[
+        str | None, typer.Argument(help="folder or file of the release, or hub:ORG/NAME; left out with --download")
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="fetch the official release first")] = False,
+    url: Annotated[list[str] | None, typer.Option("--url", help="with --download: fetch from here instead; repeatable")] = None,
+    sha256: Annotated[
+        list[str] | None, typer.Option("--sha256", help="with --download: expected checksums, in the order of the files")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Turn one corpus in its original format into parquet shards.
+
+    For example: bioie prepare bc5cdr ~/CDR_Data --out store/corpora/bc5cdr@1
+    """
+    from bioie_ray.pipeline.prepare_command import prepare_corpus
+
+    prepare_corpus(corpus, source, out, download=download, urls=url or (), sha256=sha256 or (), overrides=overrides or ())
+
+
+@app.command()
+@_fail_in_one_message
+def show(
+    output: Annotated[str, typer.Argument(metavar="DIR", help="any output: STORE/KIND/NAME@VERSION")],
+    as_json: Annotated[bool, typer.Option("--json", help="the whole record as JSON")] = False,
+    endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server")] = None,
+) -> None:
+    """Print record, counts and provenance of an output."""
+    from bioie_ray.pipeline.show import show_output
+
+    show_output(output, as_json=as_json, endpoint=endpoint)
+
+
+@app.command()
+@_fail_in_one_message
+def run(
+    recipe: Annotated[Path, typer.Argument(help="a YAML file of jobs/recipes/")],
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Run a recipe here, with everything it needs: on a local Ray, or on the cluster of RAY_ADDRESS.
+
+    For example: bioie run jobs/recipes/select_demo.yaml --set store=store
+    """
+    from bioie_ray.config.recipe import load_recipe
+    from bioie_ray.pipeline.job import run_recipe
+
+    run_recipe(load_recipe(recipe, overrides or ()), dry_run=dry_run, verbose=verbose)
+
+
+@app.command()
+@_fail_in_one_message
+def report(
+    outputs: Annotated[list[str], typer.Argument(metavar="DIR...", help="outputs, or whole stores")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="the page; CSV and JSON are put beside it")],
+    endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server")] = None,
+) -> None:
+    """Make one page of tables, plots, samples and provenance."""
+    from bioie_ray.pipeline.report import make_report
+
+    print(make_report(outputs, out, endpoint=endpoint))
+
+
+if __name__ == "__main__":
+    app()

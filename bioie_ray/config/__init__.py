@@ -1,0 +1,1 @@
+"""Recipes: frozen pydantic models that import neither ray nor torch, so that ``bioie --help`` stays fast."""

@@ -1,0 +1,176 @@
+"""The recipe: one YAML file that says what to run, with ``--set key=value`` on top."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from bioie_ray.config.base import Settings
+from bioie_ray.config.steps import (
+    EmbedSettings,
+    IndexSettings,
+    PrepareSettings,
+    RerankSettings,
+    SelectSettings,
+    TaskName,
+    TrainRerankerSettings,
+)
+
+T = TypeVar("T", bound=Settings)
+JobName = Literal["prepare_corpora", "embed", "train_reranker", "select_examples"]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the file, the key and a value that would do."""
+
+
+class StorageSettings(Settings):
+    """How a store is reached. Credentials come from the environment only, never from a recipe."""
+
+    endpoint: str | None = Field(default=None, description="URL of an S3-compatible server; left out: AWS")
+    region: str = "us-east-1"
+
+
+class ClusterSettings(Settings):
+    """Where and how wide a job runs. Nothing here changes an output's bytes, so nothing here is in a fingerprint."""
+
+    executor: Literal["ray", "inline"] = Field(default="ray", description="`inline`: one plain process, no Ray")
+    num_workers: int | None = Field(default=None, ge=1, description="actors of the pool; left out: as many as the CPUs or GPUs allow")
+    gpus_per_worker: float = Field(default=0.0, ge=0.0)
+    memory_per_worker_gib: float | None = Field(default=None, gt=0.0)
+    max_worker_restarts: int = Field(default=5, ge=0, description="a shard that kills its actor this often is reported, not tried for ever")
+
+
+class Recipe(Settings):
+    """One job over one task, or (with ``matrix``) over the product of several values of its keys."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,126}$")
+    version: str = Field(default="1", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")
+    job: JobName
+    store: str = Field(default="./store", description="a folder, or an s3://bucket/prefix")
+    storage: StorageSettings = StorageSettings()
+    source: str | None = Field(default=None, description="folder of the corpora; left out: the store's corpus, else the embedded one")
+    seed: int = Field(default=0, ge=0)
+    task: TaskName = "bc5cdr_disease"
+    nlm_gene_types: tuple[str, ...] | None = Field(
+        default=None, description="mention types that count as genes in nlm_gene; left out: Gene, FamilyName, DomainMotif"
+    )
+    corpus_version: str = "1"
+    prepare: PrepareSettings = PrepareSettings()
+    embed: EmbedSettings = EmbedSettings()
+    index: IndexSettings = IndexSettings()
+    train_reranker: TrainRerankerSettings = TrainRerankerSettings()
+    rerank: RerankSettings = RerankSettings()
+    select: SelectSettings = SelectSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    matrix: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="dotted key -> values; cells are the product, and a value that is a section may have a `label` for the cell's name")
+
+    @field_validator("version", "corpus_version", mode="before")
+    @classmethod
+    def _version_is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
+
+    @field_validator("matrix")
+    @classmethod
+    def _matrix_has_values(cls, value: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in value.items():
+            if not values:
+                raise ValueError(f"matrix.{key} has no values; give at least one, or drop the key")
+            if key.split(".")[0] in {"matrix", "store", "name", "job"}:
+                raise ValueError(f"matrix.{key} cannot vary inside one recipe; write a second recipe")
+        return value
+
+    def cells(self) -> list[Self]:
+        """The single-task recipes this one stands for, in the order of the matrix (itself alone without one)."""
+        if not self.matrix:
+            return [self]
+        base = self.model_dump(mode="json", exclude={"matrix"}, exclude_unset=True)
+        cells = []
+        for values in itertools.product(*self.matrix.values()):
+            data = {**base, "name": "-".join([self.name, *map(_label, values)])}
+            for key, value in zip(self.matrix, values, strict=True):
+                data = _with(data, key, _unlabelled(value), merge=True)
+            cells.append(_validate(type(self), data, where=f"matrix cell {dict(zip(self.matrix, values, strict=True))}"))
+        return cells
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe and put ``key=value`` overrides on top (values are YAML: ``select.k=20``, ``rerank.model=null``).
+
+    Raises:
+        RecipeError: no such file, not YAML, an unknown key, a value out of range; the message says which and what would do.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"no recipe at {path}; the ones that ship are in jobs/recipes/") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path} holds no mapping; a recipe begins with `name:` and `job:`")
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise RecipeError(f"--set {override!r} is not KEY=VALUE; for example --set select.k=20")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        data = _with(data, key.strip(), value, merge=False)
+    recipe = _validate(Recipe, data, where=str(path))
+    recipe.cells()
+    return recipe
+
+
+def _label(value: Any) -> str:
+    """What a matrix value adds to the name of its cell: ``label`` of a mapping, else its values."""
+    if isinstance(value, Mapping):
+        text = str(value["label"]) if "label" in value else "-".join(str(v) for v in value.values())
+    else:
+        text = str(value)
+    return re.sub(r"[^a-z0-9_.]+", "-", text.lower()).strip("-")
+
+
+def _unlabelled(value: Any) -> Any:
+    return {k: v for k, v in value.items() if k != "label"} if isinstance(value, Mapping) else value
+
+
+def _with(data: Mapping[str, Any], dotted: str, value: Any, *, merge: bool) -> dict[str, Any]:
+    head, _, rest = dotted.partition(".")
+    result = dict(data)
+    below = result.get(head)
+    if rest:
+        if below is not None and not isinstance(below, Mapping):
+            raise RecipeError(f"{dotted}: `{head}` is a value, not a section; nothing can be set below it")
+        result[head] = _with(below or {}, rest, value, merge=merge)
+    elif merge and isinstance(value, Mapping) and isinstance(below, Mapping):
+        result[head] = {**below, **value}
+    else:
+        result[head] = value
+    return result
+
+
+def _validate(model: type[T], data: Mapping[str, Any], where: str) -> T:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        lines = [_explain(model, e["loc"], e["type"], e["msg"], e.get("input")) for e in error.errors()]
+        raise RecipeError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+
+
+def _explain(model: type[Settings], loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
+    key = ".".join(str(part) for part in loc)
+    if kind == "extra_forbidden":
+        fields: Any = model.model_fields
+        for part in loc[:-1]:
+            annotation = fields[part].annotation if part in fields else None
+            fields = getattr(annotation, "model_fields", {})
+        return f"{key}: no such key; known here: {', '.join(sorted(fields))}"
+    text = message.removeprefix("Value error, ")
+    return f"{key}: {text} (given: {value!r})" if key and not isinstance(value, dict) else (f"{key}: {text}" if key else text)

@@ -1,0 +1,108 @@
+"""Units on Ray Data: one row a unit, mapped over a pool of actors that each build the worker once.
+
+Ray Data schedules, restarts and autoscales; the bytes go from the actor straight to the store. Rows carry only unit names
+and outcomes, so the driver's memory does not grow with the data. ``ray.data.checkpoint`` (resume by an id column) was
+weighed and left: it resumes rows into new files, and here an interrupted run must end with the same files byte for byte.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+import ray.data
+import ray.exceptions
+
+from bioie_ray.config.recipe import ClusterSettings
+from bioie_ray.execution.units import OnDone, UnitFailure, WorkerSpec, attempt
+
+# Actors that hold every CPU starve Ray's own tasks; the fraction is left to them.
+_CPU_LEFT_FREE = 0.1
+
+
+def connect() -> None:
+    """Join the cluster of ``RAY_ADDRESS`` (set inside ``ray job submit`` and RayJobs), else start a local Ray of our own."""
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    ray.init(
+        address=address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        **({"include_dashboard": False} if address == "local" else {}),
+    )
+
+
+def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> list[UnitFailure]:
+    """Process the units on a pool of actors; a unit whose actor dies is tried again elsewhere, then reported."""
+    connect()
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.max_errored_blocks = -1  # a lost unit is reported by name below, it does not take the others along
+    context.print_on_execution_start = False
+    size = _pool_size(spec, cluster, len(units))
+    remote: dict[str, Any] = {
+        "num_cpus": max(spec.threads - _CPU_LEFT_FREE, _CPU_LEFT_FREE),
+        "max_restarts": cluster.max_worker_restarts,
+        "max_task_retries": cluster.max_worker_restarts,
+    }
+    if cluster.gpus_per_worker:
+        remote["num_gpus"] = cluster.gpus_per_worker
+    if cluster.memory_per_worker_gib:
+        remote["memory"] = int(cluster.memory_per_worker_gib * 2**30)
+    rows = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
+    outcomes = rows.map(
+        _Actor,
+        fn_constructor_kwargs={"spec": spec},
+        compute=ray.data.ActorPoolStrategy(size=size),
+        **remote,
+    )
+    failures: list[UnitFailure] = []
+    seen: set[str] = set()
+    reason = "its actor died again and again (out of memory, or killed); see the Ray logs, or lower batch_tokens"
+    try:
+        for row in outcomes.iter_rows():
+            failure = UnitFailure(row["unit"], row["reason"], row["details"]) if row["reason"] else None
+            seen.add(row["unit"])
+            on_done(row["unit"], failure)
+            if failure:
+                failures.append(failure)
+    except ray.exceptions.RayError as error:
+        reason = f"Ray gave up: {str(error).strip().splitlines()[-1]}"
+    for unit in units:
+        if unit not in seen:
+            failure = UnitFailure(unit, reason, "")
+            on_done(unit, failure)
+            failures.append(failure)
+    return failures
+
+
+class _Actor:
+    """What runs in the pool: the worker, and outcomes as rows."""
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        os.environ.setdefault("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0"))
+        self._worker = spec.make()
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        failure = attempt(self._worker, row["unit"])
+        return {
+            "unit": row["unit"],
+            "reason": failure.reason if failure else "",
+            "details": failure.details if failure else "",
+        }
+
+
+def _pool_size(spec: WorkerSpec, cluster: ClusterSettings, num_units: int) -> int:
+    """The number of actors asked for, else as many as the cluster's CPUs (or GPUs) hold, and never more than units."""
+    if cluster.num_workers is not None:
+        return min(cluster.num_workers, num_units)
+    resources = ray.cluster_resources()
+    if cluster.gpus_per_worker:
+        fitting = int(resources.get("GPU", 0) / cluster.gpus_per_worker)
+    else:
+        fitting = int(resources.get("CPU", 1) / spec.threads)
+    return max(1, min(fitting, num_units))

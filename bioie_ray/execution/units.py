@@ -1,0 +1,96 @@
+"""The unit of work and of retry: a worker is built once per process and processes units by name.
+
+A unit is usually one shard. What a worker writes depends on the unit alone, never on which process handles it or how many
+there are, so both executors give the same bytes, and a unit that was interrupted is simply done again.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from bioie_ray.config.recipe import ClusterSettings
+
+
+class Worker(Protocol):
+    """Built once per process (models are loaded here), then called for many units."""
+
+    def process(self, unit: str) -> None:
+        """Do a unit and commit it to the output; raise when it cannot be done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """How to build a worker elsewhere: a class that can be imported and arguments that can be pickled."""
+
+    build: Callable[..., Worker]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    threads: int = 1
+
+    def make(self) -> Worker:
+        """Build the worker in this process."""
+        return self.build(**self.arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFailure:
+    """A unit that could not be done: one line for people, the traceback for the log."""
+
+    unit: str
+    reason: str
+    details: str
+
+
+class UnitsFailedError(ValueError):
+    """Some units failed; the others are done and kept. The message lists unit and reason."""
+
+    def __init__(self, what: str, failures: Sequence[UnitFailure], num_units: int) -> None:
+        self.failures = tuple(failures)
+        shown = "\n".join(f"  {f.unit}: {f.reason}" for f in failures[:20])
+        more = f"\n  ... and {len(failures) - 20} more" if len(failures) > 20 else ""
+        super().__init__(
+            f"{what}: {len(failures)} of {num_units} units failed, the others are done and kept:\n{shown}{more}\n"
+            "Mend the cause and run the same command again; it does only what is missing."
+        )
+
+
+OnDone = Callable[[str, UnitFailure | None], None]
+
+
+def attempt(worker: Worker, unit: str) -> UnitFailure | None:
+    """Process a unit; an exception becomes a failure of this unit, so that the other units go on."""
+    try:
+        worker.process(unit)
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, it is reported with its unit and the exit code says so
+        return UnitFailure(unit, _one_line(error), traceback.format_exc())
+    return None
+
+
+def run_units(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> list[UnitFailure]:
+    """Process all units, in this process or by a pool of Ray actors; failures come back, they are not raised."""
+    if not units:
+        return []
+    if cluster.executor == "inline":
+        return _run_inline(spec, units, on_done)
+    from bioie_ray.execution.ray_data import run_on_ray
+
+    return run_on_ray(spec, units, cluster, on_done)
+
+
+def _run_inline(spec: WorkerSpec, units: Sequence[str], on_done: OnDone) -> list[UnitFailure]:
+    worker = spec.make()
+    failures = []
+    for unit in units:
+        failure = attempt(worker, unit)
+        on_done(unit, failure)
+        if failure:
+            failures.append(failure)
+    return failures
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"

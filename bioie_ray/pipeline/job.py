@@ -1,0 +1,60 @@
+"""What every ``jobs/*.py`` and ``bioie run`` do: recipe in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bioie_ray.config.recipe import JobName, Recipe, load_recipe
+from bioie_ray.pipeline.progress import Progress
+
+# Jobs never phone home, never fork tokenizers under Ray, and print no banners.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+
+
+def run_recipe(recipe: Recipe, job: JobName | None = None, *, dry_run: bool = False, verbose: bool = False) -> None:
+    """Run a recipe's job with everything it needs, or only say what would be done.
+
+    Raises:
+        ValueError: the family of errors that people can mend; the message says how.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from bioie_ray.pipeline.plan import Planner
+
+    steps = Planner().plan(recipe, job)
+    if dry_run:
+        for step in steps:
+            state = "done" if step.output.is_finished() else f"{len(step.output.markers())} shards done"
+            print(f"{step.output.key}  {state}  {step.output.fingerprint[:12]}  ({step.what})")
+        return
+    from bioie_ray.pipeline.run import run_plan
+
+    run_plan(steps, Progress(verbose=verbose))
+
+
+def main(job: JobName, description: str, arguments: Sequence[str] | None = None) -> int:
+    """The command line of a job file; returns the exit code."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", type=Path, required=True, help="a YAML file of jobs/recipes/")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done")
+    parser.add_argument("--verbose", action="store_true", help="print tracebacks of failed shards")
+    options = parser.parse_args(arguments)
+    try:
+        recipe = load_recipe(options.recipe, options.overrides)
+        run_recipe(recipe, job, dry_run=options.dry_run, verbose=options.verbose)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0

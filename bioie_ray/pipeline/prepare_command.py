@@ -1,0 +1,76 @@
+"""``bioie prepare``: one corpus, without a recipe file and without Ray."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from bioie_ray.artifacts.files import cache_folder
+from bioie_ray.config.recipe import Recipe, load_recipe
+from bioie_ray.corpora.catalog import corpus_info
+from bioie_ray.corpora.download import Download, Release, ReleaseFile, with_checksums
+from bioie_ray.corpora.download import download as fetch
+from bioie_ray.pipeline.prepare import PrepareStep
+from bioie_ray.pipeline.progress import Progress
+from bioie_ray.pipeline.run import run_plan
+from bioie_ray.pipeline.step import address_of
+
+_PLACE = re.compile(r"^(?P<store>.*)/(?P<key>corpora/[^/@]+@(?P<version>[^/@]+))$")
+
+
+def prepare_corpus(
+    corpus: str,
+    source: str | None,
+    out: str,
+    *,
+    download: bool,
+    urls: Sequence[str],
+    sha256: Sequence[str],
+    overrides: Sequence[str],
+) -> None:
+    """Prepare a corpus at ``out``; a finished one with the same fingerprint is left alone.
+
+    Raises:
+        ValueError: neither or both of source and download, or anything that keeps the corpus from being finished.
+    """
+    info = corpus_info(corpus)
+    if (source is None) != download:
+        raise ValueError(f"give either the folder of the {corpus} release or --download, for example: bioie prepare {corpus} DIR --out {out}")
+    store, key, version = _split_place(out)
+    fetched = _fetch(corpus, info.release, urls, sha256) if source is None else None
+    place = str(fetched.folder) if fetched else str(source)
+    recipe = _recipe(corpus, store, version, place, overrides)
+    step = PrepareStep(address_of(recipe), key, info.name, place, recipe.prepare, recipe, fetched.files if fetched else ())
+    run_plan([step], Progress())
+
+
+def _fetch(corpus: str, release: Release, urls: Sequence[str], sha256: Sequence[str]) -> Download:
+    """The official release, or the given addresses, in the cache; told line by line."""
+    wanted = Release(tuple(ReleaseFile(url) for url in urls), release.homepage) if urls else release
+    return fetch(corpus, cache_folder() / "releases", with_checksums(wanted, tuple(sha256)), lambda line: print(line, file=sys.stderr))
+
+
+def _split_place(out: str) -> tuple[str, str, str]:
+    """(store, key, version) of ``STORE/corpora/NAME@VERSION``; any other folder is an output of its own."""
+    text = out.rstrip("/")
+    if "://" not in text:
+        text = str(Path(text).absolute())
+    match = _PLACE.match(text)
+    if match:
+        return match["store"], match["key"], match["version"]
+    store, _, key = text.rpartition("/")
+    return store or "/", key, "1"
+
+
+def _recipe(corpus: str, store: str, version: str, source: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe that the same preparation would have as a file, so that both give one fingerprint."""
+    data = {"name": f"prepare_{corpus}", "job": "prepare_corpora", "corpus_version": version, "store": store, "source": source}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prepare.yaml"
+        path.write_text(yaml.safe_dump({**data, "cluster": {"executor": "inline"}}))
+        return load_recipe(path, overrides)

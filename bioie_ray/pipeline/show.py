@@ -1,0 +1,59 @@
+"""``bioie show``: an output's record, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bioie_ray.pipeline.locate import locate
+
+
+def show_output(place: str, *, as_json: bool, endpoint: str | None = None) -> None:
+    """Print the record.
+
+    Raises:
+        ValueError: no output there, or one that is not finished.
+    """
+    output = locate(place, endpoint)
+    record = output.record()
+    if as_json:
+        print(json.dumps(record, ensure_ascii=False, indent=1))
+        return
+    console = Console(highlight=False)
+    console.print(f"{record['kind']} {record['name']}@{record['version']}", style="bold", markup=False)
+    for table in _tables(record):
+        console.print(table)
+
+
+def _tables(record: Mapping[str, Any]) -> list[Table]:
+    tables = []
+    if "splits" in record:
+        columns = list(next(iter(record["splits"].values())))
+        splits = Table("split", *columns)
+        for split, counts in record["splits"].items():
+            splits.add_row(split, *(f"{counts[column]:,}" for column in columns))
+        tables.append(splits)
+    else:
+        counts = Table("count", "")
+        for name, value in {**record["counts"], **record.get("queries", {})}.items():
+            counts.add_row(name, f"{value:,}")
+        tables.append(counts)
+    code, timings = record["code"], record["timings"]
+    facts = {
+        "fingerprint": record["fingerprint"],
+        "made by": f"bioie-ray {code['version']}, revision {code['revision'] or 'unknown'}{' with changes' if code['dirty'] else ''}",
+        "image": record["image"] or "none",
+        "recipe": record["recipe"]["name"],
+        "seeds": ", ".join(f"{name} {seed}" for name, seed in record["seeds"].items()),
+        "from": "\n".join(f"{i['output']} ({i['fingerprint'][:12]})" for i in record["inputs"]) or "its source",
+        "finished": f"{timings['finished']} after {timings['wall_s']} s",
+        "shards": f"{len(record['shards'])} ({timings['shards_made']} made by the last run)",
+    }
+    provenance = Table(show_header=False)
+    for name, value in facts.items():
+        provenance.add_row(name, str(value))
+    return [*tables, provenance]

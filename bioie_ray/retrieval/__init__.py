@@ -1,0 +1,1 @@
+"""RAG-ICL: embedding, search, reranking and the selectors of in-context examples."""

