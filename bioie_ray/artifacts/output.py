@@ -14,6 +14,7 @@ whole shards with markers, which the next run keeps, and at most whole shards wi
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ RECORD = "record.json"
 CLAIM = "_claim.json"
 MARKERS = "_markers"
 QUARANTINE = "_quarantine"
+NOTE = "_progress.txt"
 
 
 class DriftError(ValueError):
@@ -50,12 +52,12 @@ class Marker:
     sha256: str
     counts: Mapping[str, int]
 
-    def to_json(self) -> bytes:
+    def to_json(self) -> builtins.bytes:
         """The marker as it is stored."""
         return json.dumps({name: getattr(self, name) for name in self.__slots__}, sort_keys=True, indent=1).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Marker:
+    def from_json(cls, data: builtins.bytes) -> Marker:
         """The inverse of ``to_json``."""
         return cls(**json.loads(data))
 
@@ -193,6 +195,17 @@ class Output:
         if not self.store.create(f"{self.key}/{name}", data):
             data = self.store.read(f"{self.key}/{name}")
         return {"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+    def note(self, text: str) -> None:
+        """Say how far a long unit is; the driver, wherever it runs, reads it with ``read_note``."""
+        self.store.write(f"{self.key}/{NOTE}", text.encode())
+
+    def read_note(self) -> str:
+        """The last note, empty when there is none."""
+        try:
+            return self.store.read(f"{self.key}/{NOTE}").decode()
+        except FileNotFoundError:
+            return ""
 
     def finish(self, record: Mapping[str, Any]) -> bool:
         """Create the record; False when another run of the same fingerprint finished first."""

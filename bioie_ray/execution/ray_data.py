@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -28,63 +30,47 @@ def connect() -> None:
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    ray.init(
-        address=address,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        **({"include_dashboard": False} if address == "local" else {}),
-    )
+    dashboard = None if address != "local" else False
+    ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
 
 
-def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> list[UnitFailure]:
+def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> None:
     """Process the units on a pool of actors; a unit whose actor dies is tried again elsewhere, then reported."""
     connect()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # The named parameters that are to replace it cannot cap restarts in this Ray.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # a lost unit is reported by name below, it does not take the others along
     context.print_on_execution_start = False
-    size = _pool_size(spec, cluster, len(units))
-    remote: dict[str, Any] = {
-        "num_cpus": max(spec.threads - _CPU_LEFT_FREE, _CPU_LEFT_FREE),
-        "max_restarts": cluster.max_worker_restarts,
-        "max_task_retries": cluster.max_worker_restarts,
-    }
-    if cluster.gpus_per_worker:
-        remote["num_gpus"] = cluster.gpus_per_worker
-    if cluster.memory_per_worker_gib:
-        remote["memory"] = int(cluster.memory_per_worker_gib * 2**30)
     rows = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
     outcomes = rows.map(
-        _Actor,
+        _Actor,  # type: ignore[arg-type] # a class is what an actor pool takes
         fn_constructor_kwargs={"spec": spec},
-        compute=ray.data.ActorPoolStrategy(size=size),
-        **remote,
+        compute=ray.data.ActorPoolStrategy(size=_pool_size(spec, cluster, len(units)), max_tasks_in_flight_per_actor=1),
+        num_cpus=max(spec.threads - _CPU_LEFT_FREE, _CPU_LEFT_FREE),
+        num_gpus=cluster.gpus_per_worker or None,
+        memory=cluster.memory_per_worker_gib * 2**30 if cluster.memory_per_worker_gib else None,
+        # Ray Data would restart an actor and retry its task for ever: a shard that kills its actor would hang the job.
+        ray_remote_args_fn=partial(dict, max_restarts=cluster.max_worker_restarts, max_task_retries=cluster.max_worker_restarts),
     )
-    failures: list[UnitFailure] = []
-    seen: set[str] = set()
+    unseen = dict.fromkeys(units)
     reason = "its actor died again and again (out of memory, or killed); see the Ray logs, or lower batch_tokens"
     try:
         for row in outcomes.iter_rows():
-            failure = UnitFailure(row["unit"], row["reason"], row["details"]) if row["reason"] else None
-            seen.add(row["unit"])
-            on_done(row["unit"], failure)
-            if failure:
-                failures.append(failure)
+            unseen.pop(row["unit"], None)
+            on_done(row["unit"], UnitFailure(row["unit"], row["reason"], row["details"]) if row["reason"] else None)
     except ray.exceptions.RayError as error:
         reason = f"Ray gave up: {str(error).strip().splitlines()[-1]}"
-    for unit in units:
-        if unit not in seen:
-            failure = UnitFailure(unit, reason, "")
-            on_done(unit, failure)
-            failures.append(failure)
-    return failures
+    for unit in unseen:
+        on_done(unit, UnitFailure(unit, reason, ""))
 
 
 class _Actor:
     """What runs in the pool: the worker, and outcomes as rows."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        os.environ.setdefault("HF_HUB_OFFLINE", os.environ.get("HF_HUB_OFFLINE", "0"))
         self._worker = spec.make()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +86,7 @@ def _pool_size(spec: WorkerSpec, cluster: ClusterSettings, num_units: int) -> in
     """The number of actors asked for, else as many as the cluster's CPUs (or GPUs) hold, and never more than units."""
     if cluster.num_workers is not None:
         return min(cluster.num_workers, num_units)
-    resources = ray.cluster_resources()
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     if cluster.gpus_per_worker:
         fitting = int(resources.get("GPU", 0) / cluster.gpus_per_worker)
     else:

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from bioie_ray.config.recipe import ClusterSettings
 
+_SHOWN = 20
+
 
 class Worker(Protocol):
     """Built once per process (models are loaded here), then called for many units."""
@@ -47,12 +49,12 @@ class UnitFailure:
 class UnitsFailedError(ValueError):
     """Some units failed; the others are done and kept. The message lists unit and reason."""
 
-    def __init__(self, what: str, failures: Sequence[UnitFailure], num_units: int) -> None:
+    def __init__(self, what: str, failures: Sequence[UnitFailure]) -> None:
         self.failures = tuple(failures)
-        shown = "\n".join(f"  {f.unit}: {f.reason}" for f in failures[:20])
-        more = f"\n  ... and {len(failures) - 20} more" if len(failures) > 20 else ""
+        shown = "\n".join(f"  {f.unit}: {f.reason}" for f in failures[:_SHOWN])
+        more = f"\n  ... and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
         super().__init__(
-            f"{what}: {len(failures)} of {num_units} units failed, the others are done and kept:\n{shown}{more}\n"
+            f"{what}: {len(failures)} units failed, the others are done and kept:\n{shown}{more}\n"
             "Mend the cause and run the same command again; it does only what is missing."
         )
 
@@ -69,26 +71,16 @@ def attempt(worker: Worker, unit: str) -> UnitFailure | None:
     return None
 
 
-def run_units(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> list[UnitFailure]:
-    """Process all units, in this process or by a pool of Ray actors; failures come back, they are not raised."""
-    if not units:
-        return []
+def run_units(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> None:
+    """Process all units, in this process or by a pool of Ray actors; ``on_done`` gets each with its failure, if any."""
     if cluster.executor == "inline":
-        return _run_inline(spec, units, on_done)
-    from bioie_ray.execution.ray_data import run_on_ray
+        worker = spec.make()
+        for unit in units:
+            on_done(unit, attempt(worker, unit))
+    elif units:
+        from bioie_ray.execution.ray_data import run_on_ray
 
-    return run_on_ray(spec, units, cluster, on_done)
-
-
-def _run_inline(spec: WorkerSpec, units: Sequence[str], on_done: OnDone) -> list[UnitFailure]:
-    worker = spec.make()
-    failures = []
-    for unit in units:
-        failure = attempt(worker, unit)
-        on_done(unit, failure)
-        if failure:
-            failures.append(failure)
-    return failures
+        run_on_ray(spec, units, cluster, on_done)
 
 
 def _one_line(error: BaseException) -> str:

@@ -82,6 +82,11 @@ class EmbedStep:
         return (self.corpus,)
 
     @property
+    def takes_notes(self) -> bool:
+        """Its units are short."""
+        return False
+
+    @property
     def what(self) -> str:
         """For the progress line."""
         return f"embedding {self.corpus.output.key.removeprefix('corpora/')}"

@@ -45,6 +45,11 @@ class IndexStep:
         return (self.vectors,)
 
     @property
+    def takes_notes(self) -> bool:
+        """Its units are short."""
+        return False
+
+    @property
     def what(self) -> str:
         """For the progress line."""
         return f"indexing {self.vectors.output.key.removeprefix('vectors/')}"

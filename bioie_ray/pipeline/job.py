@@ -13,6 +13,9 @@ from bioie_ray.pipeline.progress import Progress
 
 # Jobs never phone home, never fork tokenizers under Ray, and print no banners.
 ENVIRONMENT = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # what matters is reported with its unit
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TOKENIZERS_PARALLELISM": "false",

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.config.recipe import Recipe
-from bioie_ray.config.steps import CorpusName, PrepareSettings
+from bioie_ray.config.steps import CorpusName, PrepareSettings, Split
 from bioie_ray.corpora.catalog import find_reader, fingerprint_source
 from bioie_ray.corpora.download import Fetched
 from bioie_ray.corpora.prepare import PreparedShard, SplitCounts, check_quarantine, iter_corpus, summarise
@@ -60,6 +60,11 @@ class PrepareStep:
         return ()
 
     @property
+    def takes_notes(self) -> bool:
+        """Its units are short."""
+        return False
+
+    @property
     def what(self) -> str:
         """For the progress line."""
         return f"preparing {self.corpus}"
@@ -84,10 +89,11 @@ class PrepareStep:
             SourceError: more was quarantined than ``max_quarantined_share`` allows.
         """
         counts = [
-            (name.rpartition("-")[0], SplitCounts(**{k: v for k, v in marker.counts.items()}))
+            (name.rpartition("-")[0], SplitCounts(**marker.counts))
             for name, marker in sorted(markers.items())
         ]
-        summary = summarise(counts)
+        order = get_args(Split)
+        summary = summarise(sorted(counts, key=lambda pair: order.index(pair[0])))
         check_quarantine(summary["splits"], self.settings.max_quarantined_share, quarantined(self.output, markers))
         _, source_files = self._found
         return {

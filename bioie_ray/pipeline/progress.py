@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from bioie_ray.artifacts.output import Output
 from bioie_ray.execution.units import OnDone, UnitFailure
 
 _LINE_EVERY_S = 10.0
@@ -20,24 +22,38 @@ class Progress:
         self._verbose = verbose
         self._terminal = sys.stderr.isatty()
 
-    def skip(self, text: str) -> None:
-        """A step that was done before."""
-        self._line(text)
-
-    def done(self, text: str) -> None:
-        """A step that has just been finished."""
-        self._line(text)
-
     def debug(self, text: str) -> None:
         """Details (tracebacks) that only ``--verbose`` shows."""
         if self._verbose and text:
-            self._line(text)
+            self.line(text)
+
+    @contextmanager
+    def notes(self, outputs: Sequence[Output]) -> Iterator[None]:
+        """Meanwhile print what workers note down of long units (a training), whatever machine they run on."""
+        stop = threading.Event()
+
+        def watch() -> None:
+            seen = {output.key: output.read_note() for output in outputs}
+            while not stop.wait(_LINE_EVERY_S):
+                for output in outputs:
+                    text = output.read_note()
+                    if text and text != seen[output.key]:
+                        seen[output.key] = text
+                        self.line(f"{output.key}: {text}")
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        if outputs:
+            watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
 
     @contextmanager
     def track(self, what: str, *, total: int, done: int) -> Iterator[OnDone]:
         """A callback that counts units; ``done`` of ``total`` were done by earlier runs."""
         if self._quiet:
-            yield lambda unit, failure: None
+            yield _ignore
         elif self._terminal:
             with self._bar(what, total, done) as advance:
                 yield advance
@@ -64,40 +80,37 @@ class Progress:
             def advance(unit: str, failure: UnitFailure | None) -> None:
                 bar.advance(task)
                 if failure:
-                    bar.console.print(f"{what}: {unit} failed: {failure.reason}", markup=False)
+                    bar.console.print(f"{_readable(unit)} failed: {failure.reason}", markup=False)
 
             yield advance
 
     def _lines(self, what: str, total: int, done: int) -> OnDone:
         started = last = time.monotonic()
         count = done
-        self._line(f"{what}: {total - done} of {total} units to do")
+        self.line(f"{what}: {total - done} of {total} units to do")
 
         def advance(unit: str, failure: UnitFailure | None) -> None:
             nonlocal last, count
             count += 1
             if failure:
-                self._line(f"{what}: {unit} failed: {failure.reason}")
+                self.line(f"{_readable(unit)} failed: {failure.reason}")
             moment = time.monotonic()
             if moment - last >= _LINE_EVERY_S and count < total:
                 rate = (count - done) / (moment - started)
-                self._line(f"{what}: {count}/{total}, {rate:.2f} units/s, {(total - count) / rate:.0f} s left")
+                self.line(f"{what}: {count}/{total}, {rate:.2f} units/s, {(total - count) / rate:.0f} s left")
                 last = moment
 
         return advance
 
-    def _line(self, text: str) -> None:
+    def line(self, text: str) -> None:
+        """One line for people."""
         if not self._quiet:
             print(text, file=sys.stderr, flush=True)
 
 
-_said_at = 0.0
+def _readable(unit: str) -> str:
+    return unit.replace("\n", " ")
 
 
-def say(text: str, *, every_s: float = 0.0) -> None:
-    """A line from inside a worker (Ray brings it to the driver); with ``every_s`` at most one in that time."""
-    global _said_at  # noqa: PLW0603 - one clock for the process, as there is one standard error
-    moment = time.monotonic()
-    if not every_s or moment - _said_at >= every_s:
-        _said_at = moment
-        print(text, file=sys.stderr, flush=True)
+def _ignore(unit: str, failure: UnitFailure | None) -> None:
+    """Progress that nobody wants to see."""

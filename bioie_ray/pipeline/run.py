@@ -1,56 +1,122 @@
-"""Running a plan: done steps are passed over, the others do what is missing, and each ends with its record."""
+"""Running a plan: done steps are passed over, the others do what is missing, and each ends with its record.
+
+Steps of one kind do not depend on each other, so they share one pool of actors: a matrix of a thousand small cells starts it
+once. A step gets its record as soon as its own units are done.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from bioie_ray.artifacts.record import Provenance, Timings, make_record, now
-from bioie_ray.execution.units import UnitFailure, UnitsFailedError, run_units
+from bioie_ray.execution.units import UnitFailure, UnitsFailedError, WorkerSpec, run_units
+from bioie_ray.pipeline.group import GroupWorker, join, part
 from bioie_ray.pipeline.progress import Progress
 from bioie_ray.pipeline.step import Step
 
+KINDS = ("corpora", "vectors", "indexes", "rerankers", "selections")
+
 
 def run_plan(steps: Sequence[Step], progress: Progress) -> None:
-    """Run the steps in order.
+    """Run the steps, kind by kind.
 
     Raises:
         DriftError: an output of another fingerprint has the version.
-        UnitsFailedError: some units of a step failed; the steps after it were not started.
+        UnitsFailedError: some units failed; steps of later kinds were not started.
         ValueError: a step refused to finish (too much in quarantine, say).
     """
-    for number, step in enumerate(steps, start=1):
-        _run_step(step, progress, f"[{number}/{len(steps)}]")
+    ordered = sorted(steps, key=_rank)
+    for step in ordered:
+        step.output.check_drift()  # before any work, not after an hour of it
+    for _, same_kind in itertools.groupby(ordered, key=_rank):
+        _run_group(list(same_kind), progress)
 
 
-def _run_step(step: Step, progress: Progress, position: str) -> None:
-    output = step.output
-    if output.is_finished():
-        progress.skip(f"{position} {step.what}: done before, {output.location}")
+def _rank(step: Step) -> int:
+    return KINDS.index(step.output.key.partition("/")[0]) if "/" in step.output.key else 0
+
+
+@dataclass
+class _Running:
+    """A step under way: which units are still out, and which shards were there before."""
+
+    step: Step
+    started: datetime
+    num_kept: int
+    waiting: set[str]
+    failures: list[UnitFailure] = field(default_factory=list)
+
+
+def _run_group(steps: Sequence[Step], progress: Progress) -> None:
+    running: dict[str, _Running] = {}
+    units: list[str] = []
+    num_done = 0
+    for step in steps:
+        if step.output.is_finished():
+            progress.line(f"{step.what}: done before, {step.output.location}")
+            continue
+        step.output.claim()
+        kept = step.output.markers()
+        pending = [unit for unit in step.units() if not step.is_done(unit, kept)]
+        num_done += len(kept)
+        state = running[step.output.key] = _Running(step, now(), len(kept), set(pending))
+        units += [join(step.output.key, unit) for unit in pending]
+        if not pending:
+            _finish(state, progress)
+    if not units:
         return
-    output.claim()
-    started = now()
-    kept = output.markers()
-    units = step.units()
-    pending = [unit for unit in units if not step.is_done(unit, kept)]
-    failures: list[UnitFailure] = []
-    if pending:
-        with progress.track(f"{position} {step.what}", total=len(units), done=len(units) - len(pending)) as advance:
-            failures = run_units(step.worker(), pending, step.recipe.cluster, advance)
-    if failures:
-        for failure in failures:
-            progress.debug(failure.details)
-        raise UnitsFailedError(step.what, failures, len(pending))
+    first = next(iter(running.values())).step
+    what = first.what if len(running) == 1 else f"{first.what} and {len(running) - 1} more"
+
+    noted = [state.step.output for state in running.values() if state.step.takes_notes]
+    with progress.notes(noted), progress.track(what, total=len(units) + num_done, done=num_done) as advance:
+
+        def on_done(joined: str, failure: UnitFailure | None) -> None:
+            key, unit = part(joined)
+            advance(joined, failure)
+            state = running[key]
+            state.waiting.discard(unit)
+            if failure:
+                progress.debug(failure.details)
+                state.failures.append(UnitFailure(unit, failure.reason, failure.details))
+            elif not state.waiting and not state.failures:
+                _finish(state, progress)
+
+        run_units(_group_spec([state.step for state in running.values()]), units, first.recipe.cluster, on_done)
+    _raise_failures(list(running.values()))
+
+
+def _group_spec(steps: Sequence[Step]) -> WorkerSpec:
+    specs = {step.output.key: step.worker() for step in steps}
+    return WorkerSpec(GroupWorker, {"specs": specs}, threads=max(spec.threads for spec in specs.values()))
+
+
+def _finish(state: _Running, progress: Progress) -> None:
+    step, output = state.step, state.step.output
     markers = output.markers()
-    lost = [unit for unit in units if not step.is_done(unit, markers) and unit in pending and len(units) > 1]
-    assert not lost, f"{step.what}: units without an outcome: {lost}"
     extra = step.finalise(markers)
     provenance = Provenance(
         recipe=step.recipe.model_dump(mode="json", exclude={"matrix"}),
         inputs=[{"output": i.output.key, "fingerprint": i.output.fingerprint} for i in step.inputs],
         seeds={"recipe": step.recipe.seed},
     )
-    timings = Timings(started, now(), shards_made=len(markers) - len(kept), shards_kept=len(kept))
+    timings = Timings(state.started, now(), shards_made=len(markers) - state.num_kept, shards_kept=state.num_kept)
     if output.finish(make_record(output, list(markers.values()), provenance, timings, extra)):
-        progress.done(f"{position} {step.what}: {output.location}")
+        progress.line(f"{step.what}: {output.location}")
     else:
-        progress.done(f"{position} {step.what}: another run of the same recipe finished it first, {output.location}")
+        progress.line(f"{step.what}: another run of the same recipe finished it first, {output.location}")
+
+
+def _raise_failures(states: Sequence[_Running]) -> None:
+    failed = [state for state in states if state.failures]
+    if not failed:
+        return
+    failures = [
+        UnitFailure(f"{state.step.output.location} {failure.unit}", failure.reason, failure.details)
+        for state in failed
+        for failure in state.failures
+    ]
+    raise UnitsFailedError(failed[0].step.what, failures)

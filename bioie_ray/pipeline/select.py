@@ -32,13 +32,21 @@ SHORT_QUERIES = "short_queries.json"
 class Inputs(Protocol):
     """Where a selection's inputs come from (the planner)."""
 
-    def corpus(self, recipe: Recipe, corpus: CorpusName) -> Step: ...
+    def corpus(self, recipe: Recipe, corpus: CorpusName) -> Step:
+        """The prepared corpus."""
+        ...
 
-    def vectors(self, recipe: Recipe, corpus: CorpusName) -> EmbedStep: ...
+    def vectors(self, recipe: Recipe, corpus: CorpusName) -> EmbedStep:
+        """Its vectors."""
+        ...
 
-    def index(self, recipe: Recipe, corpus: CorpusName) -> IndexStep | None: ...
+    def index(self, recipe: Recipe, corpus: CorpusName) -> IndexStep | None:
+        """The index over them, if search is approximate."""
+        ...
 
-    def reranker(self, recipe: Recipe) -> TrainRerankerStep: ...
+    def reranker(self, recipe: Recipe) -> TrainRerankerStep:
+        """The trained reranker."""
+        ...
 
 
 def make_select_step(planner: Inputs, recipe: Recipe) -> SelectStep:
@@ -101,6 +109,11 @@ class SelectStep:
     def inputs(self) -> Sequence[Step]:
         """Corpus, vectors, index and reranker, as far as the method needs them."""
         return tuple(step for step in (self.corpus, self.vectors, self.index, self.reranker) if step is not None)
+
+    @property
+    def takes_notes(self) -> bool:
+        """Its units are short."""
+        return False
 
     @property
     def what(self) -> str:

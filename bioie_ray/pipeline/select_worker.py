@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ class SelectWorker:
         self._pool = DocumentPool(
             view.pool_shards(),
             Loaders(
-                documents=lambda shard: view.corpus.read_shard(shard),
+                documents=view.corpus.read_shard,
                 vectors=self._load_vectors if inputs.vectors else None,
                 index=self._load_index if inputs.index else None,
             ),
@@ -146,10 +147,16 @@ class SelectWorker:
         reranker = self._inputs.reranker
         if reranker is None:
             return None
-        from bioie_ray.retrieval.scorer import PairScorer
-
         path: str | Path = local_copy(reranker, "model") if isinstance(reranker, Output) else reranker
-        return PairScorer(self._inputs.rerank_settings, str(path))
+        return _load_scorer(self._inputs.rerank_settings, str(path))
+
+
+@lru_cache(maxsize=1)
+def _load_scorer(settings: RerankSettings, path: str) -> PairScorer:
+    """Loaded once per process: the cells of a matrix share a reranker."""
+    from bioie_ray.retrieval.scorer import PairScorer
+
+    return PairScorer(settings, path)
 
 
 def _row(query: Query, rank: int, candidate: Candidate) -> dict[str, Any]:

@@ -31,6 +31,11 @@ class Step(Protocol):
         ...
 
     @property
+    def takes_notes(self) -> bool:
+        """Whether its units take so long that the worker notes down how far it is."""
+        ...
+
+    @property
     def what(self) -> str:
         """A few words for the progress line: ``embedding bc5cdr``."""
         ...
@@ -63,6 +68,7 @@ class Existing:
     output: Output
     recipe: Recipe
     what: str = "taking what is in the store"
+    takes_notes: bool = False
     inputs: tuple[Step, ...] = field(default=())
 
     def units(self) -> list[str]:

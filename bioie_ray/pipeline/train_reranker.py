@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +27,7 @@ from bioie_ray.retrieval.models import model_fingerprint
 FORMAT_VERSION = 1
 _UNIT = "training"
 _CHECKPOINTS = "_checkpoints"
+_NOTE_EVERY_S = 10.0
 _SHARD_SCHEMA = pa.schema([("step", pa.int32()), ("loss", pa.float64())])
 
 
@@ -61,6 +64,11 @@ class TrainRerankerStep:
         return (*self.corpora.values(), *self.vectors.values())
 
     @property
+    def takes_notes(self) -> bool:
+        """A training is one unit of minutes or hours."""
+        return True
+
+    @property
     def what(self) -> str:
         """For the progress line."""
         return f"training reranker {self.output.key.removeprefix('rerankers/')}"
@@ -92,8 +100,6 @@ class TrainRerankerStep:
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """The model's files, and how it ranks the held-out queries; checkpoints go, they have served."""
-        import json
-
         store, key = self.output.store, self.output.key
         summary: dict[str, Any] = json.loads(store.read(f"{key}/training.json"))
         for checkpoint in store.keys(f"{key}/{_CHECKPOINTS}"):
@@ -122,24 +128,25 @@ class TrainRerankerWorker:
 
     def process(self, unit: str) -> None:
         """Train, or go on from the newest checkpoint; then write files, summary and at last the loss trace as the shard."""
-        import json
-
-        from bioie_ray.pipeline.progress import say
         from bioie_ray.retrieval.train_reranker import Progress, train
 
         data = training_data(self._corpora, self._settings, self._dev_share, self._seed)
-        say(f"{len(data.pairs)} training pairs of {data.num_queries} queries, {data.num_held_out} queries held out")
+        self._output.note(f"{len(data.pairs)} training pairs of {data.num_queries} queries, {data.num_held_out} queries held out")
         with tempfile.TemporaryDirectory(prefix="bioie-reranker-") as scratch:
             mirror = _Checkpoints(self._output, Path(scratch))
 
+            noted = time.monotonic()
+
             def report(progress: Progress) -> None:
+                nonlocal noted
                 if progress.step % self._settings.checkpoint_every_steps == 0:
                     mirror.push()
-                left = (progress.num_steps - progress.step) * self._settings.batch_size / max(progress.pairs_per_s, 1e-9)
-                say(
-                    f"step {progress.step}/{progress.num_steps}, loss {progress.loss:.4f}, {progress.pairs_per_s:.1f} pairs/s, {left:.0f} s left",
-                    every_s=10.0,
-                )
+                if time.monotonic() - noted >= _NOTE_EVERY_S:
+                    noted = time.monotonic()
+                    left = (progress.num_steps - progress.step) * self._settings.batch_size / progress.pairs_per_s
+                    self._output.note(
+                        f"step {progress.step}/{progress.num_steps}, loss {progress.loss:.4f}, {progress.pairs_per_s:.1f} pairs/s, {left:.0f} s left"
+                    )
 
             model = Path(scratch) / "model"
             result = train(

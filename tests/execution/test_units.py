@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from bioie_ray.config.recipe import ClusterSettings
+from bioie_ray.execution.units import UnitFailure, UnitsFailedError, WorkerSpec, run_units
+
+UNITS = [f"u{i}" for i in range(6)]
+
+
+class Writer:
+    """Writes a file a unit; some units fail, and some kill the process they run in."""
+
+    def __init__(self, folder: str, failing: str = "", deadly: str = "", deaths: int = 0) -> None:
+        self.folder = Path(folder)
+        self.failing = failing
+        self.deadly = deadly
+        self.deaths = deaths
+
+    def process(self, unit: str) -> None:
+        if unit == self.failing:
+            raise ValueError(f"{unit} is torn at byte 7")
+        if unit == self.deadly:
+            died = len(list(self.folder.glob("death-*")))
+            if died < self.deaths:
+                (self.folder / f"death-{died}").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        (self.folder / unit).write_text(unit)
+
+
+def run(folder: Path, executor: str, **arguments: object) -> dict[str, UnitFailure | None]:
+    outcomes: dict[str, UnitFailure | None] = {}
+    cluster = ClusterSettings(executor=executor, num_workers=2, max_worker_restarts=2)
+    run_units(WorkerSpec(Writer, {"folder": str(folder), **arguments}), UNITS, cluster, outcomes.__setitem__)
+    return outcomes
+
+
+EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_every_unit_is_done_once(tmp_path: Path, executor: str) -> None:
+    assert run(tmp_path, executor) == dict.fromkeys(UNITS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == UNITS
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_a_failing_unit_takes_no_other_along(tmp_path: Path, executor: str) -> None:
+    outcomes = run(tmp_path, executor, failing="u2")
+    failure = outcomes.pop("u2")
+    assert failure is not None
+    assert failure.reason == "u2 is torn at byte 7"
+    assert "process" in failure.details
+    assert outcomes == dict.fromkeys(u for u in UNITS if u != "u2")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
+    assert run(tmp_path, "ray", deadly="u3", deaths=1) == dict.fromkeys(UNITS)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_unit_that_always_kills_its_actor_is_reported_not_tried_for_ever(tmp_path: Path) -> None:
+    outcomes = run(tmp_path, "ray", deadly="u3", deaths=1_000)
+    failure = outcomes.pop("u3")
+    assert failure is not None
+    assert "died again and again" in failure.reason
+    assert outcomes == dict.fromkeys(u for u in UNITS if u != "u3")
+
+
+def test_the_error_lists_units_and_says_what_to_do() -> None:
+    error = UnitsFailedError("embedding", [UnitFailure(f"train-{i:05d}", "disk full", "") for i in range(25)])
+    text = str(error)
+    assert "embedding: 25 units failed, the others are done and kept" in text
+    assert "train-00003: disk full" in text
+    assert "and 5 more" in text
+    assert "does only what is missing" in text
