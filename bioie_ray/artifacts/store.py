@@ -93,7 +93,10 @@ class _FolderStore:
         self._root = root
 
     def read(self, key: str) -> bytes:
-        return (self._root / key).read_bytes()
+        try:
+            return (self._root / key).read_bytes()
+        except NotADirectoryError:  # a file lies where a folder of the key should be
+            raise FileNotFoundError(self.describe(key)) from None
 
     def write(self, key: str, data: bytes) -> None:
         target = self._root / key

@@ -110,6 +110,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecipeError(f"no recipe at {path}; the ones that ship are in jobs/recipes/") from None
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}; give a YAML file of jobs/recipes/") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):

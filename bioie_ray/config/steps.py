@@ -61,7 +61,7 @@ class IndexSettings(Settings):
 
     kind: Literal["flat", "ivf", "hnsw"] = "flat"
     ivf_lists: int = Field(default=256, ge=1, description="coarse cells of one shard's index")
-    ivf_probes: int = Field(default=32, ge=1, description="cells visited by a query")
+    ivf_probes: int = Field(default=96, ge=1, description="cells visited by a query")
     hnsw_links: int = Field(default=32, ge=2)
     hnsw_build_depth: int = Field(default=200, ge=8)
     hnsw_search_depth: int = Field(default=128, ge=8)

@@ -222,4 +222,6 @@ def from_table(table: pa.Table) -> list[Document]:
 
 
 def _dump(attributes: Attributes) -> str:
+    if not attributes:  # most mentions have none; a quarter of the time of a conversion went here
+        return "{}"
     return json.dumps(dict(attributes), ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -189,7 +189,9 @@ def _headline(data: ReportData, tasks: Sequence[TaskView]) -> str:
         won = sum(t.best is not None and t.best.summary.difference is not None and t.best.summary.difference.low > 0 for t, _, _ in pairs)
         span = f", {factors[0]:.1f} to {factors[-1]:.1f} times as many" if factors else ""
         which = f"all {len(pairs)}" if won == len(pairs) else f"{won} of {len(pairs)}"
-        return f"On {which} tasks the best selector's examples show more of a query's gold answers than random ones ({data.baseline}){span}."
+        return (
+            f"On {which} tasks the best selector's examples show more of a query's gold answers than random ones ({data.baseline}){span}."
+        )
     if data.results:
         return f"Gold coverage of {len(data.results)} selections; no {data.baseline} among them to compare with."
     documents = sum(s.documents for c in data.corpora for s in c.splits)

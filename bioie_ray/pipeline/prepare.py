@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.step import Existing, Step, address_of, existing
 
 FORMAT_VERSION = 1
+_NOTE_EVERY_S = 10.0
 _UNIT = "corpus"  # one stream: an id is unique over all splits, so they are read together
 
 
@@ -49,7 +51,8 @@ class PrepareStep:
             "kind": "corpora",
             "format_version": FORMAT_VERSION,
             "corpus": self.corpus,
-            "settings": {**self.settings.model_dump(mode="json"), "format": reader.format},
+            # The limit decides whether the corpus is finished, not what it holds: with a raised one the same shards do.
+            "settings": {**self.settings.model_dump(mode="json", exclude={"max_quarantined_share"}), "format": reader.format},
             "source": fingerprint_source(source_files),
         }
         return Output(self.address, self.key, payload)
@@ -61,8 +64,8 @@ class PrepareStep:
 
     @property
     def takes_notes(self) -> bool:
-        """Its units are short."""
-        return False
+        """A large corpus takes minutes, and its size is not known beforehand."""
+        return True
 
     @property
     def what(self) -> str:
@@ -120,9 +123,15 @@ class PrepareWorker:
             SourceError: a file cannot be read; the shards before it stay, the corpus is not finished.
         """
         done = self._output.markers()
+        began = noted = time.monotonic()
+        num_documents = 0
         for shard in iter_corpus(self._reader, self._files, self._settings):
             if shard.name not in done:
                 _commit(self._output, shard)
+            num_documents += shard.counts.documents
+            if time.monotonic() - noted >= _NOTE_EVERY_S:
+                noted = time.monotonic()
+                self._output.note(f"{num_documents:,} documents, {num_documents / (noted - began):,.0f}/s, at {shard.name}")
 
 
 def _commit(output: Output, shard: PreparedShard) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from bioie_ray.config.steps import IndexSettings
 from bioie_ray.retrieval.search import (
+    DoubleArray,
     FloatArray,
     Hit,
     Rows,
@@ -27,6 +28,13 @@ _VECTORS_PER_LIST = 39
 _BLOCK_QUERIES = 1_024
 # Proposals beyond k: FAISS's float32 scores may order the last ones otherwise than the exact scores do.
 _MARGIN = 16
+# Large IVF indexes hold 4-bit product codes of every two dimensions, a sixteenth of the vectors, instead of the vectors:
+# on 100,000 sentence vectors at recall@30 0.99 6.5 times as many queries a second (2,381 against 360, one core), exact
+# rescoring of four times k proposals included.
+_CODED_FROM = 10_000
+_CODED_PROPOSALS = 4
+# On those vectors a code's score lies 0.03 below the exact one on average, with a standard deviation of 0.02.
+_CODED_ERROR = 0.1
 
 Index = faiss.Index
 IndexedShard = tuple[Sequence[str | None], FloatArray | Rows, Index]
@@ -75,17 +83,25 @@ def search_indexes(queries: FloatArray, shards: Iterable[IndexedShard], k: int, 
             )
         faiss.omp_set_num_threads(threads)
         wanted = np.array([id_ is not None for id_ in ids], dtype=bool)
-        ask = min(len(ids), k + _MARGIN + int(np.count_nonzero(~wanted)))
+        num_proposals, slack = _proposals(index, k, bound)
+        ask = min(len(ids), num_proposals + int(np.count_nonzero(~wanted)))
         for start in range(0, len(queries), _BLOCK_QUERIES):
             block = slice(start, start + _BLOCK_QUERIES)
             proposed, rows = index.search(queries[block], ask)
-            promising = (rows >= 0) & wanted[rows] & (proposed + bound[block, None] >= top.floor[block, None])
+            promising = (rows >= 0) & wanted[rows] & (proposed + slack[block, None] >= top.floor[block, None])
             query, column = np.nonzero(promising)
             found = rows[query, column]
             query += start
             top.add(query, [str(ids[row]) for row in found.tolist()], rescore(queries, query, vectors, found))
         del ids, vectors, index  # or this shard would still be held while the next one is read
     return top.hits()
+
+
+def _proposals(index: Index, k: int, bound: DoubleArray) -> tuple[int, DoubleArray]:
+    """How many vectors to ask the index for, and per query how far its scores may lie from exact ones."""
+    if isinstance(index, faiss.IndexIVFPQFastScan):
+        return _CODED_PROPOSALS * k, bound + _CODED_ERROR
+    return k + _MARGIN, bound
 
 
 def recall(found: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> float:
@@ -96,11 +112,15 @@ def recall(found: Sequence[Sequence[Hit]], exact: Sequence[Sequence[Hit]]) -> fl
 
 def _build_ivf(vectors: FloatArray, settings: IndexSettings, seed: int, threads: int) -> Any:
     faiss.omp_set_num_threads(threads)
-    dimensions = vectors.shape[1]
-    num_lists = min(settings.ivf_lists, max(1, len(vectors) // _VECTORS_PER_LIST))
-    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimensions), dimensions, num_lists, faiss.METRIC_INNER_PRODUCT)
+    num_vectors, dimensions = vectors.shape
+    num_lists = min(settings.ivf_lists, max(1, num_vectors // _VECTORS_PER_LIST))
+    coded = num_vectors >= _CODED_FROM and dimensions % 2 == 0
+    code = f"PQ{dimensions // 2}x4fs" if coded else "Flat"
+    index: Any = faiss.index_factory(dimensions, f"IVF{num_lists},{code}", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = seed % 2**31
-    index.cp.min_points_per_centroid = 1
+    index.cp.min_points_per_centroid = 1  # a cell of few vectors is no reason to warn
+    if coded:
+        index.pq.cp.seed = seed % 2**31
     index.train(vectors)
     index.add(vectors)
     index.nprobe = min(settings.ivf_probes, num_lists)

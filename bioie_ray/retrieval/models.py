@@ -10,12 +10,13 @@ import shutil
 import sys
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from bioie_ray.artifacts.files import cache_folder
 
 PACKAGED = ("all-minilm-l6-v2",)
 # What decides a model's numbers; other files of a repository (pictures, other formats of the weights) do not.
-_MATTERS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin")
+_MATTERS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja")
 
 
 class ModelError(ValueError):
@@ -59,8 +60,22 @@ def model_fingerprint(ref: str) -> str:
     return total.hexdigest()
 
 
+def max_positions(model: Any) -> int | None:
+    """Longest input in tokens of a loaded sentence-transformers model; ``None`` if its positions are not a table.
+
+    RoBERTa's table of 514 rows begins with the row of the padding id, so 512 are left.
+    """
+    for module in model.modules():
+        table = getattr(module, "position_embeddings", None)
+        rows = getattr(table, "num_embeddings", None)
+        if rows is not None:
+            padding = getattr(table, "padding_idx", None)
+            return int(rows) - (0 if padding is None else int(padding) + 1)
+    return None
+
+
 @lru_cache(maxsize=256)
-def _digest(path: Path, mtime_ns: int, size: int) -> str:
+def _digest(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - the last two are the cache's key
     """sha256 of a file, remembered while it does not change."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

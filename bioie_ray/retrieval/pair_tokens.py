@@ -93,8 +93,7 @@ def cut_lengths(first: Ints, second: Ints, room: int) -> tuple[Ints, Ints]:
     """
     short, long = np.minimum(first, second), np.maximum(first, second)
     half = room // 2
-    both_cut = 2 * short > room
-    fits = first + second <= room
+    fits, both_cut = first + second <= room, 2 * short > room
     kept_short = np.where(fits | ~both_cut, short, half)
     kept_long = np.where(fits, long, np.where(both_cut, half + room % 2, room - short))
     first_is_long = first > second
@@ -137,7 +136,7 @@ class TokenisedPairs:
         return inputs if types is None else {**inputs, "token_type_ids": types}
 
     def _kept(self, row: int, side: int) -> Ints:
-        ids = self._tokens[self._pairs[row, side]]
+        ids: Ints = self._tokens[self._pairs[row, side]]
         kept = int((self._first, self._second)[side][row])
         return ids[len(ids) - kept :] if self._template.cuts_left else ids[:kept]
 

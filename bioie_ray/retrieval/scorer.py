@@ -1,14 +1,15 @@
 """Pairs of texts to relevance scores, by any cross-encoder of sentence-transformers.
 
 What makes it faster than one call a query: every text is tokenised once, pairs of many queries are sorted by length together,
-and a batch is filled up to a budget of padded tokens, so next to nothing is padding.
+a batch is filled up to a budget of padded tokens, so next to nothing is padding, and no layer computes what no score depends on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,203 +17,195 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from bioie_ray.config.steps import RerankSettings
-from bioie_ray.retrieval.batching import token_budget_batches
-from bioie_ray.retrieval.models import resolve_model
+from bioie_ray.retrieval.batching import bisect, is_out_of_memory, token_budget_batches
+from bioie_ray.retrieval.first_token import shorten_last_layer
+from bioie_ray.retrieval.lanes import run_in_lanes
+from bioie_ray.retrieval.models import max_positions, resolve_model
+from bioie_ray.retrieval.pair_tokens import PairTemplate, TokenisedPairs, read_template, tokenise
 
 Pairs = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+
+# Two pairs of unlike length, so that one is padded.
+_PROBE = [("a short text", "a longer text, so that the other pair is padded"), ("one", "two")]
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """``scores`` float32 [m], sigmoid of the logit, NaN where a pair cannot be scored (``reasons`` says why, by position);
-    ``truncated`` bool [m]."""
+    """Scores of pairs, in their order.
 
-    scores: npt.NDArray[np.float32]
+    Attributes:
+        scores: float32 [m], sigmoid of the logit; NaN where a pair cannot be scored.
+        truncated: bool [m], which pairs were cut to ``max_length``.
+        reasons: why a pair has no score, by position.
+        num_rescored: pairs that got a second look in float32.
+    """
+
+    scores: Floats
     truncated: npt.NDArray[np.bool_]
     reasons: dict[int, str] = field(default_factory=dict)
+    num_rescored: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Template:
-    """How the tokenizer joins a pair: special tokens before, between and after, and the type ids of both halves."""
+class _PairBatches(Protocol):
+    lengths: Pairs
+    truncated: npt.NDArray[np.bool_]
 
-    before: list[int]
-    between: list[int]
-    after: list[int]
-    types: tuple[int, int, int, int, int] | None
-
-    @property
-    def num_special(self) -> int:
-        return len(self.before) + len(self.between) + len(self.after)
+    def collate(self, rows: Pairs) -> dict[str, Any]: ...
 
 
 class PairScorer:
-    """Holds the model; scores are a function of texts and pairs of one call."""
+    """Holds the model. Scores are a function of the texts and pairs of one call, not of ``threads``."""
 
     def __init__(self, settings: RerankSettings, model: str) -> None:
-        """Load the cross-encoder.
+        """Load the cross-encoder at ``model``: a folder, a hub id or ``offline:NAME``.
 
         Raises:
             ModelError: there is none.
-            ValueError: it has more than one output.
+            ValueError: it gives more than one score, or takes fewer tokens than ``settings.max_length``.
         """
-        torch.set_num_threads(settings.threads)
         self._settings = settings
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._path = str(resolve_model(model))
-        encoder = self._load(settings.dtype)
-        if encoder.model.config.num_labels != 1:
-            raise ValueError(f"{model} gives {encoder.model.config.num_labels} scores a pair; a reranker gives one")
-        self._model = encoder.model
-        self._exact: Any = self._model if settings.dtype == "float32" else None
-        self._tokenizer = encoder.tokenizer
-        self._template = _probe(self._tokenizer)
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._models: dict[str, CrossEncoder] = {settings.dtype: self._load(settings.dtype)}
+        encoder = self._models[settings.dtype]
+        if encoder.num_labels != 1:
+            raise ValueError(f"{model} gives {encoder.num_labels} scores a pair, a reranker gives one; set rerank.model to such a model")
+        limit = max_positions(encoder)
+        if limit is not None and settings.max_length > limit:
+            raise ValueError(f"rerank.max_length is {settings.max_length} but {model} takes {limit} tokens; set rerank.max_length={limit}")
+        self._template = _template_of(encoder)
 
     def score(self, texts: Sequence[str], pairs: Pairs) -> Scored:
         """Scores of ``pairs`` [m, 2] of positions in ``texts``: (query, candidate)."""
-        return self._score(self._model, texts, pairs)
+        return self._score(self._settings.dtype, texts, pairs)
 
     def score_for_top(self, texts: Sequence[str], pairs: Pairs, keep: int) -> Scored:
         """As ``score``; with ``rescore_margin``, pairs near a query's ``keep``-th score are scored again in float32.
 
-        A query is a value of the first column. Scores of the second look replace those of the first, so whether a pair
-        belongs to the kept ones is decided in float32 wherever it was close.
+        A query is a value of the first column. Scores of the second look replace those of the first, so whether a pair is
+        among the kept ones is decided in float32 wherever it was close; the order of the clear ones stays that of the first look.
         """
-        first = self._score(self._model, texts, pairs)
+        first = self.score(texts, pairs)
         margin = self._settings.rescore_margin
         if not margin:
             return first
-        close = _close_calls(pairs[:, 0], first.scores, keep, margin)
-        if self._exact is None:
-            self._exact = self._load("float32").model
-        second = self._score(self._exact, texts, pairs[close])
+        close = close_calls(pairs[:, 0], first.scores, keep, margin)
+        second = self._score("float32", texts, pairs[close])
         scores = first.scores.copy()
         scores[close] = second.scores
-        return Scored(scores, first.truncated, {**first.reasons, **{int(close[i]): why for i, why in second.reasons.items()}})
+        reasons = {**first.reasons, **{int(close[i]): why for i, why in second.reasons.items()}}
+        return Scored(scores, first.truncated, reasons, len(close))
 
     def _load(self, dtype: str) -> CrossEncoder:
-        encoder = CrossEncoder(self._path, device=self._device, model_kwargs={"torch_dtype": getattr(torch, dtype)})
-        encoder.model.eval()
+        encoder: CrossEncoder = CrossEncoder(self._path, device=self._device, model_kwargs={"dtype": torch.float32})
+        encoder.eval()
+        encoder.max_seq_length = self._settings.max_length
+        if encoder.model is not None:
+            shorten_last_layer(encoder.model, {name: value.to(self._device) for name, value in _tensors(encoder, _PROBE).items()})
+        encoder.to(getattr(torch, dtype))
         return encoder
 
-    def _score(self, model: Any, texts: Sequence[str], pairs: Pairs) -> Scored:
-        used = np.unique(pairs)
-        tokens = dict(zip(used.tolist(), self._tokenise([texts[i] for i in used]), strict=True))
-        room = self._settings.max_length - self._template.num_special
-        halves = [_cut(tokens[a], tokens[b], room) for a, b in pairs.tolist()]
-        truncated = np.array([len(tokens[a]) + len(tokens[b]) > room for a, b in pairs.tolist()], dtype=np.bool_)
-        lengths = [len(a) + len(b) + self._template.num_special for a, b in halves]
+    def _score(self, dtype: str, texts: Sequence[str], pairs: Pairs) -> Scored:
+        if dtype not in self._models:
+            self._models[dtype] = self._load(dtype)
+        model = self._models[dtype]
+        pairs = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+        used, places = np.unique(pairs, return_inverse=True)
+        pairs = places.reshape(-1, 2)
+        unreadable, batches = self._tokenise([texts[i] for i in used], pairs)
+        reasons = {row: unreadable[text] for row, pair in enumerate(pairs.tolist()) for text in pair if text in unreadable}
+        rows = np.setdiff1d(np.arange(len(pairs)), list(reasons))
         scores = np.full(len(pairs), np.nan, dtype=np.float32)
-        reasons: dict[int, str] = {}
-        for batch in token_budget_batches(lengths, self._settings.batch_tokens):
-            self._score_batch(model, halves, batch, scores, reasons)
-        return Scored(scores, truncated, reasons)
+        jobs = [rows[batch] for batch in token_budget_batches(batches.lengths[rows], self._settings.batch_tokens)]
+        threads = 1 if self._device == "cuda" else self._settings.threads
+        for done, failed in run_in_lanes(partial(self._score_batch, model, batches), jobs, threads):
+            for part, logits in done:
+                scores[part] = torch.sigmoid(logits).cpu().numpy()
+            reasons |= failed
+        reasons |= {int(row): "its score is not a number" for row in rows if not np.isfinite(scores[row]) and int(row) not in reasons}
+        return Scored(np.where(np.isfinite(scores), scores, np.nan).astype(np.float32), batches.truncated, reasons)
 
-    def _tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        ids: list[list[int]] = self._tokenizer(
-            list(texts), add_special_tokens=False, truncation=False, padding=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        return ids
+    def _tokenise(self, texts: Sequence[str], pairs: Pairs) -> tuple[dict[int, str], _PairBatches]:
+        """Texts that the tokenizer refuses, with the reason, and the pairs ready to be cut into batches."""
+        encoder = self._models[self._settings.dtype]
+        parts, unreadable = bisect(lambda rows: tokenise(encoder.tokenizer, [texts[i] for i in rows]), np.arange(len(texts)))
+        tokens: list[npt.NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)] * len(texts)
+        for rows, ids in parts:
+            for row, of_row in zip(rows.tolist(), ids, strict=True):
+                tokens[row] = of_row
+        if self._template is not None:
+            return unreadable, TokenisedPairs(self._template, tokens, pairs, self._settings.max_length)
+        return unreadable, _TextPairs(encoder, texts, tokens, pairs, self._settings.max_length)
 
     def _score_batch(
-        self, model: Any, halves: Sequence[tuple[list[int], list[int]]], batch: Pairs, scores: npt.NDArray[np.float32], reasons: dict[int, str]
-    ) -> None:
-        """Fill in the scores of a batch; where it fails, halve it, down to the pair that is at fault."""
+        self, model: CrossEncoder, batches: _PairBatches, rows: Pairs
+    ) -> tuple[list[tuple[Pairs, torch.Tensor]], dict[int, str]]:
+        """Logits of a batch, in parts where it had to be halved to single out what fails."""
+
+        def logits(part: Pairs) -> torch.Tensor:
+            inputs = {
+                name: torch.as_tensor(value).to(self._device) if isinstance(value, np.ndarray | torch.Tensor) else value
+                for name, value in batches.collate(part).items()
+            }
+            result: torch.Tensor = model(inputs)["scores"]
+            return result.reshape(-1).float()
+
         try:
-            inputs = self._collate([halves[i] for i in batch])
-            with torch.inference_mode():
-                logits = model(**inputs).logits.reshape(-1).float()
-                scores[batch] = torch.sigmoid(logits).cpu().numpy()
+            return bisect(logits, rows)
         except Exception as error:
-            if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+            if not is_out_of_memory(error):
                 raise
-            if len(batch) == 1:
-                reasons[int(batch[0])] = f"{type(error).__name__}: {error}"
-                return
-            middle = len(batch) // 2
-            for part in (batch[:middle], batch[middle:]):
-                self._score_batch(model, halves, part, scores, reasons)
-
-    def _collate(self, halves: Sequence[tuple[list[int], list[int]]]) -> dict[str, torch.Tensor]:
-        template = self._template
-        rows = [template.before + a + template.between + b + template.after for a, b in halves]
-        width = max(map(len, rows))
-        padding = self._tokenizer.pad_token_id or 0
-        ids = torch.tensor([row + [padding] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        inputs = {"input_ids": ids, "attention_mask": mask}
-        if template.types is not None:
-            before, first, between, second, after = template.types
-            types = [
-                [before] * len(template.before)
-                + [first] * len(a)
-                + [between] * len(template.between)
-                + [second] * len(b)
-                + [after] * len(template.after)
-                for a, b in halves
-            ]
-            inputs["token_type_ids"] = torch.tensor([row + [0] * (width - len(row)) for row in types])
-        return {name: tensor.to(self._device) for name, tensor in inputs.items()}
+            tokens = int(batches.lengths[rows].max()) * len(rows)
+            raise MemoryError(f"no memory for a batch of {tokens} tokens; set rerank.batch_tokens below {tokens}") from error
 
 
-def _cut(first: list[int], second: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Both texts cut to ``room`` tokens together, fairly: the longer one gives first, then both alike.
+class _TextPairs:
+    """Pairs for models whose tokenizer must see both texts at once (chat templates and the like); lengths are near, not exact."""
 
-    The same result as the tokenizers' ``longest_first``: a text shorter than half of the room stays whole.
+    def __init__(
+        self, encoder: CrossEncoder, texts: Sequence[str], tokens: Sequence[npt.NDArray[np.int64]], pairs: Pairs, max_length: int
+    ) -> None:
+        self._encoder, self._texts, self._pairs = encoder, texts, pairs
+        sizes = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        full = sizes[pairs].sum(axis=1) + len(encoder.preprocess([("", "")])["input_ids"][0])
+        self.lengths = np.minimum(full, max_length)
+        self.truncated: npt.NDArray[np.bool_] = full > max_length
+
+    def collate(self, rows: Pairs) -> dict[str, Any]:
+        inputs: dict[str, Any] = self._encoder.preprocess([(self._texts[a], self._texts[b]) for a, b in self._pairs[rows]])
+        return inputs
+
+
+def _template_of(encoder: CrossEncoder) -> PairTemplate | None:
+    """The tokenizer's template, if joining ids by it is all that the model's own preparation of a pair does."""
+    template = read_template(encoder.tokenizer)
+    if template is None:
+        return None
+    tokens = tokenise(encoder.tokenizer, [text for pair in _PROBE for text in pair])
+    pairs = np.arange(len(tokens), dtype=np.int64).reshape(-1, 2)
+    ours = TokenisedPairs(template, tokens, pairs, max_length=int(encoder.max_seq_length or 512)).collate(np.arange(len(pairs)))
+    theirs = _tensors(encoder, _PROBE)
+    same = ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name].numpy()) for name in ours)
+    return template if same else None
+
+
+def _tensors(encoder: CrossEncoder, pairs: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in encoder.preprocess(pairs).items() if isinstance(value, torch.Tensor)}
+
+
+def close_calls(queries: Pairs, scores: Floats, keep: int, margin: float) -> Pairs:
+    """Positions of the pairs [m] whose score lies within ``margin`` of their query's ``keep``-th best; rising.
+
+    None for a query with at most ``keep`` scored pairs: all of them are kept whatever a second look says. Nor for a query whose
+    last kept pair and first dropped pair lie further apart than ``margin``.
     """
-    a, b = len(first), len(second)
-    if a + b <= room:
-        return first, second
-    small = room // 2
-    if min(a, b) <= small:
-        a, b = (a, room - a) if a <= b else (room - b, b)
-    elif a <= b:
-        a, b = small, room - small
-    else:
-        a, b = room - small, small
-    return first[:a], second[:b]
-
-
-def _probe(tokenizer: Any) -> _Template:
-    """Find out how a tokenizer joins a pair by joining one: any family (BERT, RoBERTa, ...) without a table of families."""
-    left, right = (tokenizer(word, add_special_tokens=False)["input_ids"] for word in ("left", "right"))
-    joined = tokenizer("left", "right")
-    ids: list[int] = joined["input_ids"]
-    start = _find(ids, left, 0)
-    middle = start + len(left)
-    second = _find(ids, right, middle)
-    end = second + len(right)
-    before, between, after = ids[:start], ids[middle:second], ids[end:]
-    types = joined.get("token_type_ids")
-    if types is None or "token_type_ids" not in tokenizer.model_input_names:
-        return _Template(before, between, after, None)
-
-    def type_at(position: int, default: int) -> int:
-        return int(types[position]) if 0 <= position < len(types) else default
-
-    return _Template(
-        before,
-        between,
-        after,
-        (type_at(0, 0), type_at(start, 0), type_at(middle, 0), type_at(second, 1), type_at(len(ids) - 1, 1)),
-    )
-
-
-def _find(ids: list[int], part: list[int], start: int) -> int:
-    for position in range(start, len(ids) - len(part) + 1):
-        if ids[position : position + len(part)] == part:
-            return position
-    raise ValueError("this tokenizer changes a text when it is half of a pair; it cannot be tokenised once for all pairs")
-
-
-def _close_calls(queries: Pairs, scores: npt.NDArray[np.float32], keep: int, margin: float) -> Pairs:
-    """Positions of pairs within ``margin`` of their query's ``keep``-th score."""
     close: list[int] = []
     for query in np.unique(queries):
-        mine = np.flatnonzero(queries == query)
+        mine = np.flatnonzero((queries == query) & np.isfinite(scores))
+        if len(mine) <= keep:
+            continue
         ranked = np.sort(scores[mine])[::-1]
-        edge = ranked[min(keep, len(ranked)) - 1]
-        close += mine[np.abs(scores[mine] - edge) <= margin].tolist()
+        if ranked[keep - 1] - ranked[keep] <= margin:
+            close += mine[np.abs(scores[mine] - ranked[keep - 1]) <= margin].tolist()
     return np.array(sorted(close), dtype=np.int64)

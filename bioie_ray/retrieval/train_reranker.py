@@ -26,13 +26,14 @@ import numpy.typing as npt
 import torch
 from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from transformers.utils import logging as transformers_logging
 
 from bioie_ray.config.steps import TrainRerankerSettings
 from bioie_ray.retrieval.checkpoints import load_checkpoint, save_checkpoint
 from bioie_ray.retrieval.models import resolve_model
+from bioie_ray.retrieval.schedule import epoch_batches, learning_rate
 
 MAX_GRAD_NORM = 1.0
-BATCHES_PER_BUCKET = 16  # pairs sorted by length together: enough to pad little, few enough to keep the order random
 MAX_TRACE_POINTS = 100
 
 
@@ -99,29 +100,6 @@ def train(
         state = _fit(model, settings, texts, pairs, labels, plan, checkpoint_dir, key, progress)
         _save(model, out_dir)
     return TrainResult(tuple(_trace(state.losses)), len(plan), len(pairs), num_truncated, state.seconds)
-
-
-def epoch_batches(lengths: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """The batches of one epoch, as rows of ``lengths`` ``[n]``: buckets drawn at random, sorted by length inside, shuffled.
-
-    Each row occurs in exactly one batch; the same (seed, epoch) gives the same batches.
-    """
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    batches: list[npt.NDArray[np.int64]] = []
-    for start in range(0, len(order), batch_size * BATCHES_PER_BUCKET):
-        bucket = order[start : start + batch_size * BATCHES_PER_BUCKET]
-        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-        batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def learning_rate(step: int, num_steps: int, peak: float, warmup_share: float) -> float:
-    """Linear warm-up to ``peak`` over the first share of the steps, then linear decay towards 0 (never 0 in a step taken)."""
-    num_warmup = math.ceil(num_steps * warmup_share)
-    if step < num_warmup:
-        return peak * (step + 1) / num_warmup
-    return peak * (num_steps - step) / (num_steps - num_warmup)
 
 
 def pair_lengths(
@@ -207,7 +185,9 @@ def _restore(model: CrossEncoder, optimizer: torch.optim.Optimizer, checkpoint_d
 
 def _check(texts: Mapping[str, str], pairs: Sequence[tuple[str, str]], labels: Sequence[float]) -> None:
     if not pairs:
-        raise TrainingError("no training pairs: no candidate shares a gold answer with its query; raise train_reranker.candidates_per_query")
+        raise TrainingError(
+            "no training pairs: no candidate shares a gold answer with its query; raise train_reranker.candidates_per_query"
+        )
     if len(pairs) != len(labels):
         raise TrainingError(f"{len(pairs)} pairs but {len(labels)} labels")
     for (query, candidate), label in zip(pairs, labels, strict=True):
@@ -221,7 +201,8 @@ def _check(texts: Mapping[str, str], pairs: Sequence[tuple[str, str]], labels: S
 def _load_model(settings: TrainRerankerSettings) -> CrossEncoder:
     path = resolve_model(settings.base_model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model: CrossEncoder = CrossEncoder(str(path), num_labels=1, max_length=settings.max_length, device=device)
+    with _quiet_transformers():
+        model: CrossEncoder = CrossEncoder(str(path), num_labels=1, max_length=settings.max_length, device=device)
     return model
 
 
@@ -267,7 +248,8 @@ def _save(model: CrossEncoder, out_dir: Path) -> None:
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}."))
     try:
-        model.save_pretrained(str(temporary), create_model_card=False)
+        with _quiet_transformers():
+            model.save_pretrained(str(temporary), create_model_card=False)
         temporary.chmod(0o755)
         for file in temporary.rglob("*"):
             file.chmod(0o755 if file.is_dir() else 0o644)
@@ -277,6 +259,17 @@ def _save(model: CrossEncoder, out_dir: Path) -> None:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the report that a new classifier head is new, which is what was asked for."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(transformers_logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 @contextmanager

@@ -21,7 +21,9 @@ def test_coverage_is_the_share_of_lower_cased_gold_in_the_union_of_the_examples(
 
 
 @given(ANSWERS.filter(bool), st.lists(ANSWERS, max_size=5), ANSWERS)
-def test_one_more_example_never_lowers_coverage_and_the_query_itself_completes_it(gold: frozenset[str], shown: list[frozenset[str]], more: frozenset[str]) -> None:
+def test_one_more_example_never_lowers_coverage_and_the_query_itself_completes_it(
+    gold: frozenset[str], shown: list[frozenset[str]], more: frozenset[str]
+) -> None:
     before = query_coverage(gold, shown)
     after = query_coverage(gold, [*shown, more])
     assert before is not None
@@ -47,7 +49,7 @@ def test_draws_of_a_random_method_are_averaged_by_query() -> None:
 
 
 def test_measure_refuses_other_queries_and_unknown_examples() -> None:
-    with pytest.raises(ValueError, match="1 are in only one of the two .first: q3"):
+    with pytest.raises(ValueError, match=r"1 are in only one of the two .first: q3"):
         measure([{"q1": [], "q2": []}], GOLD, POOL, TOKENS)
     with pytest.raises(ValueError, match="query q2: chosen example nowhere"):
         measure([{"q1": ["a"], "q2": ["nowhere"], "q3": []}], GOLD, POOL, TOKENS)
@@ -107,7 +109,9 @@ def test_interval_does_not_depend_on_how_many_resamples_fit_in_memory(monkeypatc
     assert bootstrap_mean(values, seed=2, resamples=300) == whole
 
 
-@pytest.mark.parametrize(("top", "bottom"), [([], []), ([1.0], [1.0, 2.0]), ([float("nan")], [1.0]), ([1.0], [0.0]), ([1.0, 1.0], [2.0, -1.0])])
+@pytest.mark.parametrize(
+    ("top", "bottom"), [([], []), ([1.0], [1.0, 2.0]), ([float("nan")], [1.0]), ([1.0], [0.0]), ([1.0, 1.0], [2.0, -1.0])]
+)
 def test_ratio_refuses_what_has_no_interval(top: list[float], bottom: list[float]) -> None:
     with pytest.raises(ValueError, match=r"interval over|ratio"):
         bootstrap_ratio(top, bottom)

@@ -22,7 +22,9 @@ def test_no_forms_and_no_text() -> None:
     assert mark_surfaces("", ["a"], []) == []
 
 
-@given(st.text("aB .+(", max_size=60), st.lists(st.text("aB .+(", max_size=4), max_size=6), st.lists(st.text("aB .+(", max_size=4), max_size=3))
+@given(
+    st.text("aB .+(", max_size=60), st.lists(st.text("aB .+(", max_size=4), max_size=6), st.lists(st.text("aB .+(", max_size=4), max_size=3)
+)
 def test_pieces_joined_are_the_text(text: str, gold: list[str], shared: list[str]) -> None:
     pieces = mark_surfaces(text, gold, shared)
     assert "".join(p.text for p in pieces) == text

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,7 +38,7 @@ def test_labels_of_a_scatter_never_overlap_nor_leave_the_bottom(means: list[floa
     rows = [(f"m{i}", "selector", 1000.0 + i, Interval(m, m, m, 5)) for i, m in enumerate(means)]
     plot = scatter(rows, 300.0, 230.0)
     labels = sorted(p.label_y for p in plot.points)
-    assert all(b - a >= LABEL_HEIGHT - 0.2 for a, b in zip(labels, labels[1:], strict=False))
+    assert all(b - a >= LABEL_HEIGHT - 0.2 for a, b in itertools.pairwise(labels))
     assert labels[-1] <= 230.0
     assert {p.label for p in plot.points} == {row[0] for row in rows}
 

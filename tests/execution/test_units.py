@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,15 @@ def run(folder: Path, executor: str, **arguments: object) -> dict[str, UnitFailu
     cluster = ClusterSettings(executor=executor, num_workers=2, max_worker_restarts=2)
     run_units(WorkerSpec(Writer, {"folder": str(folder), **arguments}), UNITS, cluster, outcomes.__setitem__)
     return outcomes
+
+
+@pytest.fixture(autouse=True)
+def importable_in_actors(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Actors import this module by name; those of a Ray that a test starts inherit its environment."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 EXECUTORS = ["inline", pytest.param("ray", marks=[pytest.mark.ray, pytest.mark.slow])]

@@ -51,6 +51,22 @@ def test_all_cells_probed_equals_exact_search(clustered: np.ndarray) -> None:
     assert search_indexes(clustered[:50], shards, 10) == exact
 
 
+def test_a_large_ivf_index_holds_codes_and_is_still_exact_about_what_it_finds() -> None:
+    rng = np.random.default_rng(9)
+    vectors = rng.normal(size=(100, 48))[rng.integers(100, size=20_000)] + rng.normal(scale=0.7, size=(20_000, 48))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    settings = IndexSettings(kind="ivf", ivf_lists=64, ivf_probes=24)
+    ids = [f"d{row:05}" for row in range(20_000)]
+    halves = [(ids[:10_000], vectors[:10_000]), (ids[10_000:], vectors[10_000:])]
+    built = [build_index(half, settings, seed=3) for _, half in halves]
+    assert built == [build_index(half, settings, seed=3) for _, half in halves]
+    assert sum(map(len, built)) < vectors.nbytes / 6
+    exact = search_shards(vectors[:100], halves, 30)
+    found = search_indexes(vectors[:100], [(*half, load_index(data)) for half, data in zip(halves, built, strict=True)], 30)
+    assert recall(found, exact) >= 0.97
+    assert [hits[0] for hits in found] == [hits[0] for hits in exact]
+
+
 def test_vectors_may_come_from_a_getter_of_rows(clustered: np.ndarray) -> None:
     shards = shards_of(clustered, IVF)
     fetched: list[int] = []

@@ -32,7 +32,9 @@ def test_best_covering_come_first_then_negatives_that_cover_little() -> None:
 def test_query_itself_its_text_and_held_out_documents_are_no_candidates() -> None:
     gold, texts = corpus({"q": {"a"}, "twin": {"a"}, "kept": {"a"}, "good": {"a"}, "bad": {"b"}})
     texts["twin"] = f" {texts['q']}\n"
-    pairs, counts = make_pairs(["q"], {"q": ["q", "twin", "kept", "good", "bad"]}, gold, texts, pairs_per_query=8, seed=0, held_out={"kept"})
+    pairs, counts = make_pairs(
+        ["q"], {"q": ["q", "twin", "kept", "good", "bad"]}, gold, texts, pairs_per_query=8, seed=0, held_out={"kept"}
+    )
     assert pairs == [Pair("q", "good", 1.0), Pair("q", "bad", 0.0)]
     assert (counts.excluded_self, counts.excluded_duplicate_text, counts.excluded_held_out) == (1, 1, 1)
 

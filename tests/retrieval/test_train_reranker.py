@@ -7,16 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from bioie_ray.config.steps import TrainRerankerSettings
-from bioie_ray.retrieval.train_reranker import Progress, TrainingError, epoch_batches, learning_rate, train
+from bioie_ray.retrieval.train_reranker import Progress, TrainingError, train
 
 WORDS = ["aspirin", "ulcer", "fever", "rash", "kidney", "liver", "heart", "pain", "after", "with", "the", "of"]
 TEXTS = {f"d{i}": " ".join(WORDS[(i * j + i) % 10] for j in range(1, 3 + i % 7)) for i in range(24)}
@@ -24,7 +21,7 @@ PAIRS = [(f"d{i}", f"d{(i * 5 + 3) % 24}") for i in range(24)]
 LABELS = [(i % 4) / 3 for i in range(24)]
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised by a test to end a training at a step."""
 
 
@@ -36,7 +33,12 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]) + "\n", encoding="utf-8")
     torch.manual_seed(7)
     config = BertConfig(
-        vocab_size=5 + len(WORDS), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64
+        vocab_size=5 + len(WORDS),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
     )
     BertModel(config).save_pretrained(folder)
     BertTokenizer(str(vocabulary)).save_pretrained(folder)
@@ -64,9 +66,9 @@ def test_training_stopped_twice_ends_in_the_same_bytes(settings: TrainRerankerSe
         def stop(progress: Progress, stop_at: int = stop_at) -> None:
             seen.append(progress.step)
             if progress.step == stop_at:
-                raise Stopped
+                raise StoppedError
 
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             train(settings, TEXTS, PAIRS, LABELS, tmp_path / "resumed", 1, tmp_path / "ck", stop)
         assert not (tmp_path / "resumed").exists()
     resumed = train(settings, TEXTS, PAIRS, LABELS, tmp_path / "resumed", 1, tmp_path / "ck", lambda p: seen.append(p.step))
@@ -86,16 +88,28 @@ def test_another_seed_gives_another_model_and_the_same_seed_the_same(settings: T
 def test_checkpoints_of_another_training_are_not_continued(settings: TrainRerankerSettings, tmp_path: Path) -> None:
     train(settings, TEXTS, PAIRS, LABELS, tmp_path / "first", 1, tmp_path / "ck")
     steps: list[int] = []
-    train(settings, TEXTS, PAIRS, [1.0 - label for label in LABELS], tmp_path / "second", 1, tmp_path / "ck", lambda p: steps.append(p.step))
+    train(
+        settings, TEXTS, PAIRS, [1.0 - label for label in LABELS], tmp_path / "second", 1, tmp_path / "ck", lambda p: steps.append(p.step)
+    )
     assert steps[0] == 1
 
 
 def test_the_saved_folder_is_a_cross_encoder_that_has_learnt_its_labels(settings: TrainRerankerSettings, tmp_path: Path) -> None:
-    about = {f"x{i}": f"aspirin {WORDS[i % 4]} of the {WORDS[4 + i % 4]}" for i in range(8)} | {f"y{i}": f"fever {WORDS[i % 4]} pain" for i in range(8)}
+    about = {f"x{i}": f"aspirin {WORDS[i % 4]} of the {WORDS[4 + i % 4]}" for i in range(8)} | {
+        f"y{i}": f"fever {WORDS[i % 4]} pain" for i in range(8)
+    }
     pairs = [(f"x{i}", f"{kind}{j}") for i in range(8) for j in range(8) for kind in "xy"]
     labels = [float(candidate[0] == "x") for _, candidate in pairs]
-    result = train(settings.model_copy(update={"batch_size": 8}), about, pairs, labels, tmp_path / "model", 0, tmp_path / "ck")
-    assert result.losses[-1][0] == result.num_steps == 48
+    result = train(
+        settings.model_copy(update={"batch_size": 8, "epochs": 8, "learning_rate": 3e-3}),
+        about,
+        pairs,
+        labels,
+        tmp_path / "model",
+        0,
+        tmp_path / "ck",
+    )
+    assert result.losses[-1][0] == result.num_steps == 128
     assert result.losses[-1][1] < result.losses[0][1]
     model = CrossEncoder(str(tmp_path / "model"))
     assert model.max_seq_length == 32
@@ -111,8 +125,8 @@ def test_truncated_pairs_are_counted(settings: TrainRerankerSettings, tmp_path: 
 
 
 def test_a_loss_that_is_not_finite_stops_with_what_to_change(settings: TrainRerankerSettings, tmp_path: Path) -> None:
-    wild = settings.model_copy(update={"learning_rate": 1e38, "warmup_share": 0.0})
-    with pytest.raises(TrainingError, match=r"loss is nan at step \d+ of 18 .*set train_reranker.learning_rate below 1e\+38"):
+    wild = settings.model_copy(update={"learning_rate": 1e30, "warmup_share": 0.0})
+    with pytest.raises(TrainingError, match=r"loss is nan at step \d+ of 18 .*set train_reranker.learning_rate below 1e\+30"):
         train(wild, TEXTS, PAIRS, LABELS, tmp_path / "model", 0, tmp_path / "ck")
     assert not (tmp_path / "model").exists()
 
@@ -127,7 +141,9 @@ def test_a_loss_that_is_not_finite_stops_with_what_to_change(settings: TrainRera
         ([("d0", "nowhere")], [0.5], "no text was given for nowhere"),
     ],
 )
-def test_bad_pairs_are_refused(settings: TrainRerankerSettings, tmp_path: Path, pairs: list[tuple[str, str]], labels: list[float], message: str) -> None:
+def test_bad_pairs_are_refused(
+    settings: TrainRerankerSettings, tmp_path: Path, pairs: list[tuple[str, str]], labels: list[float], message: str
+) -> None:
     with pytest.raises(TrainingError, match=message):
         train(settings, TEXTS, pairs, labels, tmp_path / "model", 0, tmp_path / "ck")
 
@@ -148,7 +164,15 @@ train(settings, TEXTS, PAIRS, LABELS, Path(sys.argv[3]), 1, Path(sys.argv[4]), l
 def test_kill_9_in_the_middle_ends_in_the_same_bytes(settings: TrainRerankerSettings, tmp_path: Path) -> None:
     settings = settings.model_copy(update={"checkpoint_every_steps": 1})
     train(settings, TEXTS, PAIRS, LABELS, tmp_path / "whole", 1, tmp_path / "ck-whole")
-    command = [sys.executable, "-c", _CHILD, str(Path(__file__).parent), settings.model_dump_json(), str(tmp_path / "out"), str(tmp_path / "ck")]
+    command = [
+        sys.executable,
+        "-c",
+        _CHILD,
+        str(Path(__file__).parent),
+        settings.model_dump_json(),
+        str(tmp_path / "out"),
+        str(tmp_path / "ck"),
+    ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     for kill_after in (3, 9):
         child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -163,31 +187,3 @@ def test_kill_9_in_the_middle_ends_in_the_same_bytes(settings: TrainRerankerSett
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert int(done.stdout.split()[0]) >= 9
     assert files(tmp_path / "out") == files(tmp_path / "whole")
-
-
-@given(st.lists(st.integers(3, 512), min_size=1, max_size=300), st.integers(1, 16), st.integers(0, 3), st.integers(0, 3))
-def test_batches_of_an_epoch_hold_each_pair_once_and_are_seeded(lengths: list[int], size: int, seed: int, epoch: int) -> None:
-    array = np.array(lengths, dtype=np.int64)
-    batches = epoch_batches(array, size, seed, epoch)
-    assert sorted(i for batch in batches for i in batch.tolist()) == list(range(len(lengths)))
-    assert all(len(batch) <= size for batch in batches)
-    again = epoch_batches(array, size, seed, epoch)
-    assert [b.tolist() for b in again] == [b.tolist() for b in batches]
-
-
-def test_batches_pad_little_and_differ_between_epochs() -> None:
-    lengths = np.random.default_rng(0).integers(10, 512, size=640)
-    batches = epoch_batches(lengths, 8, 0, 0)
-    padded = sum(int(lengths[b].max()) * len(b) for b in batches)
-    assert padded < 1.1 * lengths.sum()
-    first, second = ([b.tolist() for b in epoch_batches(lengths, 8, 0, epoch)] for epoch in (0, 1))
-    assert first != second
-
-
-def test_learning_rate_rises_then_falls_and_never_vanishes() -> None:
-    rates = [learning_rate(step, 100, 1.0, 0.1) for step in range(100)]
-    assert rates[:3] == [0.1, 0.2, pytest.approx(0.3)]
-    assert max(rates) == rates[9] == rates[10] == 1.0
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(1 / 90)
-    assert learning_rate(0, 1, 1.0, 0.0) == 1.0
