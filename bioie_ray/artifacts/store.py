@@ -175,7 +175,7 @@ class _ObjectStore:
 
         try:
             return bytes(obstore.get(self._store, key).bytes())
-        except obstore.exceptions.NotFoundError:
+        except FileNotFoundError:
             raise FileNotFoundError(self.describe(key)) from None
         except obstore.exceptions.BaseError as error:
             raise self._unreachable("read", key, error) from error
@@ -186,7 +186,7 @@ class _ObjectStore:
         try:
             # Multipart uploads would show up as one object too, but cannot be conditional; one put serves both.
             obstore.put(self._store, key, data, use_multipart=False)
-        except obstore.exceptions.BaseError as error:
+        except (obstore.exceptions.BaseError, FileNotFoundError) as error:  # the latter where there is no such bucket
             raise self._unreachable("write", key, error) from error
 
     def create(self, key: str, data: bytes) -> bool:
@@ -196,7 +196,7 @@ class _ObjectStore:
             obstore.put(self._store, key, data, mode="create", use_multipart=False)
         except obstore.exceptions.AlreadyExistsError:
             return False
-        except obstore.exceptions.BaseError as error:
+        except (obstore.exceptions.BaseError, FileNotFoundError) as error:
             raise self._unreachable("create", key, error) from error
         return True
 
@@ -205,7 +205,7 @@ class _ObjectStore:
 
         try:
             obstore.head(self._store, key)
-        except obstore.exceptions.NotFoundError:
+        except FileNotFoundError:
             return False
         except obstore.exceptions.BaseError as error:
             raise self._unreachable("look up", key, error) from error
@@ -224,7 +224,7 @@ class _ObjectStore:
 
         try:
             obstore.delete(self._store, key)
-        except obstore.exceptions.NotFoundError:
+        except FileNotFoundError:
             return
         except obstore.exceptions.BaseError as error:
             raise self._unreachable("delete", key, error) from error

@@ -195,7 +195,7 @@ def _headline(data: ReportData, tasks: Sequence[TaskView]) -> str:
     if data.results:
         return f"Gold coverage of {len(data.results)} selections; no {data.baseline} among them to compare with."
     documents = sum(s.documents for c in data.corpora for s in c.splits)
-    parts = [f"{len(data.corpora)} corpora with {documents:,} documents"] if data.corpora else []
+    parts = [f"{len(data.corpora)} corp{'ora' if len(data.corpora) > 1 else 'us'} with {documents:,} documents"] if data.corpora else []
     parts += [f"{sum(v.num_texts for v in data.vectors):,} embedded texts"] if data.vectors else []
     parts += [f"{len(data.rerankers)} trained reranker{'s' if len(data.rerankers) > 1 else ''}"] if data.rerankers else []
     return ", ".join(parts) + "."

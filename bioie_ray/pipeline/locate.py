@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from bioie_ray.artifacts.output import RECORD, Output
 from bioie_ray.artifacts.store import StoreAddress, open_store
@@ -21,9 +22,9 @@ def locate(place: str, endpoint: str | None = None) -> Output:
     output = Output(address, key)
     if output.store.exists(f"{key}/{RECORD}") or output.store.exists(f"{key}/_claim.json"):
         return output
-    inside = [found.key for found in _finished_below(address, key)]
+    inside = _finished_below(address, key)
     if inside:
-        listed = "\n".join(f"  {place.rstrip('/')}/{name.removeprefix(key).lstrip('/')}" for name in inside[:20])
+        listed = "\n".join(f"  {found.location}" for found in inside[:20])
         raise ValueError(f"{place} is not one output but holds several; name one of them:\n{listed}")
     raise ValueError(f"{place} holds no output (no {RECORD}); outputs are folders like STORE/corpora/bc5cdr@1")
 
@@ -60,4 +61,10 @@ def _split(place: str, endpoint: str | None) -> tuple[StoreAddress, str]:
 def _finished_below(address: StoreAddress, key: str) -> list[Output]:
     store = open_store(address)
     keys = (name.removesuffix(f"/{RECORD}") for name in store.keys(key) if name.endswith(f"/{RECORD}"))
-    return [Output(address, name) for name in keys]
+    return [_in_its_store(address, name) for name in keys]
+
+
+def _in_its_store(address: StoreAddress, key: str) -> Output:
+    """An output found below any folder, by its own store: what it was made from is looked for there."""
+    match = _OUTPUT.match(f"{address.url}/{key}")
+    return Output(replace(address, url=match["store"]), match["key"]) if match else Output(address, key)

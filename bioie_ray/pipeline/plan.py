@@ -45,11 +45,11 @@ class Planner:
 
     def corpus(self, recipe: Recipe, corpus: CorpusName) -> Step:
         """The prepared corpus."""
-        return self._once(("corpus", corpus), lambda: corpus_step(recipe, corpus))
+        return self._once(("corpus", _corpus_key(recipe, corpus)), lambda: corpus_step(recipe, corpus))
 
     def vectors(self, recipe: Recipe, corpus: CorpusName) -> EmbedStep:
         """Its vectors."""
-        key = ("vectors", f"{corpus} {recipe.embed.model_dump_json()}")
+        key = ("vectors", _vectors_key(recipe, corpus))
         step = self._once(key, lambda: EmbedStep(self.corpus(recipe, corpus), recipe))
         assert isinstance(step, EmbedStep)
         return step
@@ -58,7 +58,7 @@ class Planner:
         """The approximate index over them; ``None`` for exact search, which needs none."""
         if recipe.index.kind == "flat":
             return None
-        key = ("index", f"{corpus} {recipe.embed.model_dump_json()} {recipe.index.model_dump_json()}")
+        key = ("index", f"{_vectors_key(recipe, corpus)} {recipe.index.model_dump_json()} {recipe.seed}")
         step = self._once(key, lambda: IndexStep(self.vectors(recipe, corpus), recipe))
         assert isinstance(step, IndexStep)
         return step
@@ -66,11 +66,13 @@ class Planner:
     def reranker(self, recipe: Recipe) -> TrainRerankerStep:
         """The reranker that the recipe trains."""
         tasks: tuple[TaskName, ...] = recipe.train_reranker.tasks or (recipe.task,)
-        key = ("reranker", f"{tasks} {recipe.train_reranker.model_dump_json()}")
+        names = tuple(dict.fromkeys(TASKS[task].corpus for task in tasks))
+        settings = (recipe.train_reranker.model_dump_json(), recipe.version, recipe.seed, recipe.select.dev_share, recipe.nlm_gene_types)
+        key = ("reranker", f"{tasks} {[_vectors_key(recipe, name) for name in names]} {settings}")
 
         def make() -> Step:
-            corpora = {name: self.corpus(recipe, name) for name in dict.fromkeys(TASKS[task].corpus for task in tasks)}
-            vectors = {name: self.vectors(recipe, name) for name in corpora}
+            corpora = {name: self.corpus(recipe, name) for name in names}
+            vectors = {name: self.vectors(recipe, name) for name in names}
             return TrainRerankerStep(tasks, corpora, vectors, recipe)
 
         step = self._once(key, make)
@@ -88,12 +90,22 @@ class Planner:
         return self._steps[key]
 
 
+def _corpus_key(recipe: Recipe, corpus: CorpusName) -> str:
+    return f"{corpus} {recipe.source} {recipe.corpus_version} {recipe.prepare.model_dump_json()}"
+
+
+def _vectors_key(recipe: Recipe, corpus: CorpusName) -> str:
+    return f"{_corpus_key(recipe, corpus)} {recipe.embed.model_dump_json()}"
+
+
 def _collect(step: Step, ordered: dict[str, Step]) -> None:
     for needed in step.inputs:
         _collect(needed, ordered)
     twin = ordered.setdefault(step.output.key, step)
     if twin.output.fingerprint != step.output.fingerprint:
-        raise ValueError(
-            f"two cells of the recipe would both write {step.output.key}, with different settings; "
+        way_out = (
             "give the values of the matrix a label: each, so that their outputs have names of their own"
+            if step.output.key.startswith("selections/")
+            else "run them as two recipes, with a version of their own each (--set version=..., corpus_version= for corpora and vectors)"
         )
+        raise ValueError(f"two cells of the recipe would both write {step.output.key}, with different settings; {way_out}")

@@ -11,7 +11,7 @@ import numpy as np
 from bioie_ray.artifacts.output import Output
 from bioie_ray.config.steps import RerankSettings, SelectSettings, TrainRerankerSettings
 from bioie_ray.corpora.document import Document
-from bioie_ray.corpora.tasks import Task, carve_dev, gold, gold_concepts
+from bioie_ray.corpora.tasks import Task, gold, gold_concepts
 from bioie_ray.evaluation.ranking import evaluate_rankings
 from bioie_ray.pipeline.embed import vector_array
 from bioie_ray.pipeline.view import View
@@ -61,7 +61,7 @@ def answers(task: Task, document: Document) -> frozenset[str]:
 
 
 def training_data(corpora: Sequence[TrainingCorpus], settings: TrainRerankerSettings, dev_share: float, seed: int) -> TrainingData:
-    """Pairs of every task from its ``train`` split, less a dev split carved out of it and documents with a test text.
+    """Pairs of every task from its ``train`` split, less a dev split carved out of it and documents with a dev or test text.
 
     Raises:
         ValueError: a task with fewer than two documents that have answers.
@@ -132,15 +132,15 @@ class _Neighbours:
         self._part = part
         self._shards = part.corpus.shards(["train"])
         ids = [id_ for shard in self._shards for id_ in part.corpus.read_shard(shard, ["id"])["id"].to_pylist()]
-        carved = frozenset[str]() if part.task.has_dev else carve_dev(ids, dev_share, seed)
-        twins = View(part.corpus, SelectSettings(), seed).exclusions().ids
+        # What a selection with dev queries leaves out of its pool: a dev split carved from train, and texts of dev and test.
+        unseen = View(part.corpus, SelectSettings(queries="dev", dev_share=dev_share), seed).exclusions().ids
         lacking = frozenset(ids) - {id_ for shard in self._shards for id_ in self._load(shard)[0]}
         self.pool = DocumentPool(
             self._shards,
             Loaders(documents=part.corpus.read_shard, vectors=self._load),
             gold_of=lambda document: answers(part.task, document),
             concepts_of=lambda document: gold_concepts(part.task, document),
-            excluded=excluded | carved | twins | lacking,
+            excluded=excluded | unseen | lacking,
         )
 
     def nearest(self, queries: Sequence[str], k: int, vectors_of: _Neighbours | None = None) -> dict[str, list[str]]:

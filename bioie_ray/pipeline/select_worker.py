@@ -69,6 +69,11 @@ class SelectWorker:
             excluded=view.exclusions().ids,
             threads=inputs.rerank_settings.threads,
         )
+        if not self._pool.size:
+            raise ValueError(
+                f"no document is left to be an example: all of {' and '.join(view.settings.pool)} are queries, or have the text of a query "
+                "or a test document; set select.queries to another split than select.pool"
+            )
         self._scorer = self._make_scorer()
 
     def process(self, unit: str) -> None:

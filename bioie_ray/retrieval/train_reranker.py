@@ -10,6 +10,7 @@ sentence-transformers' own.
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import os
 import shutil
@@ -265,7 +266,7 @@ def _save(model: CrossEncoder, out_dir: Path) -> None:
 def _quiet_transformers() -> Iterator[None]:
     """Without the report that a new classifier head is new, which is what was asked for."""
     verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity(transformers_logging.ERROR)
+    transformers_logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:

@@ -61,7 +61,7 @@ def make_recipe(folder: Path, *overrides: str, **data: Any) -> Recipe:
     """A recipe read from a file, with the store in ``folder`` and without Ray unless ``data`` say otherwise."""
     path = folder / "recipe.yaml"
     defaults = {"name": "r", "job": "select_examples", "store": str(folder / "store"), "cluster": {"executor": "inline"}}
-    path.write_text(yaml.safe_dump({**defaults, **data}))
+    path.write_text(yaml.safe_dump({**defaults, **data}, sort_keys=False))
     return load_recipe(path, overrides)
 
 

@@ -146,10 +146,10 @@ def test_reranking_settings_matter_only_where_pairs_are_scored(tmp_path: Path, c
 
 
 def test_gene_types_of_the_task_are_in_the_fingerprint_and_unknown_ones_are_refused(tmp_path: Path) -> None:
-    lines = "1|t|Gene BRCA1\n1|a|A domain RING too.\n1\t5\t10\tBRCA1\tGene\t672\n1\t20\t24\tRING\tDomainMotif\n\n"
+    block = "{0}|t|Gene BRCA1\n{0}|a|A domain RING in case {0}.\n{0}\t5\t10\tBRCA1\tGene\t672\n{0}\t20\t24\tRING\tDomainMotif\n\n"
     source = tmp_path / "nlm_gene"
     source.mkdir()
-    (source / "train.txt").write_text("".join(lines.replace("1|", f"{n}|").replace("1\t", f"{n}\t", 1).replace("\n1\t", f"\n{n}\t") for n in range(10, 14)))
+    (source / "train.txt").write_text("".join(block.format(n) for n in range(10, 14)))
     data: dict[str, Any] = {"task": "nlm_gene", "source": str(source), "select": {"method": "longest", "queries": "dev", "dev_share": 0.3, "keep": 2}}
     by_default, spelled, genes = (
         Planner().plan(make_recipe(tmp_path, **data, **types))[-1].output.fingerprint
