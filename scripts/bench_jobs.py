@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import logging
-import os
 import resource
 import subprocess
 import sys
@@ -32,7 +31,7 @@ from bioie_ray.config.recipe import ClusterSettings, Recipe
 from bioie_ray.corpora.document import from_table, to_table
 from bioie_ray.corpora.tasks import TASKS
 from bioie_ray.execution.units import run_units
-from bioie_ray.pipeline.job import ENVIRONMENT
+from bioie_ray.pipeline.job import set_environment
 from bioie_ray.pipeline.plan import Planner
 from bioie_ray.pipeline.progress import Progress
 from bioie_ray.pipeline.run import run_plan
@@ -157,8 +156,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, nargs="+", default=[500, 5_000])
     parser.add_argument("--store", help="of `make` and `measure`")
     options = parser.parse_args()
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     logging.disable(logging.WARNING)
     {"ray": bench_ray, "memory": bench_memory, "make": make, "measure": measure}[options.what](options)
 

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env python
 """Selection (embed, search, rerank) by the library against the plain loop over queries: speed and agreement.
 
     scripts/bench_selection.py --corpus bc5cdr --source CORPORA/bc5cdr --reranker-path RERANKER
@@ -23,10 +23,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
-for name, value in {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}.items():
-    os.environ.setdefault(name, value)
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import faiss
 import numpy as np
@@ -58,6 +54,7 @@ class Variant:
     lists: list[list[str]] = field(default_factory=list)
 
     def run(self, queries: Sequence[Document]) -> None:
+        """Select for a slice of the queries, timed."""
         wall, cpu = time.perf_counter(), time.process_time()
         lists = self.select(queries)
         if torch.cuda.is_available():
@@ -82,6 +79,7 @@ class Loop:
         self._index.add(vectors)
 
     def __call__(self, queries: Sequence[Document]) -> list[list[str]]:
+        """Ids of the chosen examples of each query, best first."""
         torch.set_num_threads(self._arguments.threads)
         faiss.omp_set_num_threads(self._arguments.threads)
         return [self._one(query) for query in queries]
@@ -106,6 +104,7 @@ class Library:
         self._scorer = PairScorer(RerankSettings(rescore_margin=margin, **common), str(arguments.reranker_path))
 
     def __call__(self, queries: Sequence[Document]) -> list[list[str]]:
+        """Ids of the chosen examples of each query, best first."""
         vectors = self._encoder.encode([query.text for query in queries]).vectors
         hits = search_shards(vectors, [([d.id for d in self._pool], self._vectors)], self._arguments.k + 1, threads=self._arguments.threads)
         near = [[hit.id for hit in found if hit.id != query.id][: self._arguments.k] for query, found in zip(queries, hits, strict=True)]
@@ -118,6 +117,7 @@ class Library:
 
 def main() -> None:
     arguments = parse_arguments()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     with tempfile.TemporaryDirectory() as folder:
         if arguments.reranker_path is None:
             arguments.reranker_path = random_reranker(arguments.reranker, Path(folder))
@@ -196,14 +196,21 @@ def as_markdown(arguments: argparse.Namespace, num_pool: int, num_queries: int, 
     reference = variants[0]
     loops = {variant.dtype: variant for variant in variants if variant.name.startswith("loop")}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{arguments.threads} CPU threads"
-    lines = [
+    what = (
         f"{arguments.corpus}, {num_queries} queries, pool of {num_pool}, k {arguments.k}, keep {arguments.keep}, reranker "
-        f"{arguments.reranker_path.name}, batches of {arguments.batch_tokens} tokens, {device}, torch {torch.__version__}",
-        "",
-        "| variant | ms a query | against the fp32 loop | against the loop in its dtype | same, in processor time "
-        "| identical top sets | overlap | identical lists |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        f"{arguments.reranker_path.name}, batches of {arguments.batch_tokens} tokens, {device}, torch {torch.__version__}"
+    )
+    columns = [
+        "variant",
+        "ms a query",
+        "against the fp32 loop",
+        "against the loop in its dtype",
+        "same, in processor time",
+        "identical top sets",
+        "overlap",
+        "identical lists",
     ]
+    lines = [what, "", f"| {' | '.join(columns)} |", f"|---{'|--:' * (len(columns) - 1)}|"]
     for variant in variants:
         own = loops[variant.dtype]
         same_sets = np.mean([set(a) == set(b) for a, b in zip(reference.lists, variant.lists, strict=True)])

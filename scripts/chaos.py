@@ -51,8 +51,6 @@ NARROWED = (
 VICTIMS = ("driver", "worker", "raylet")
 MAX_RERUNS = 3
 POLL_S = 0.002
-# What may differ between two runs of one recipe: times, progress, and how far a killed training came.
-VARIABLE = ("record.json", "_progress.txt", "training.json")
 
 
 @dataclass(frozen=True)
@@ -242,22 +240,19 @@ class Reference:
         if job.kind == "rerankers":
             steps = json.loads((output / "training.json").read_text())["training"]["steps"]
             every = json.loads((output / "record.json").read_text())["recipe"]["train_reranker"]["checkpoint_every_steps"]
-            pieces += (steps - 1) // every
+            pieces += (steps - 1) // every * every
         return pieces
 
-    def inputs(self, job: Job, store: Path) -> None:
+    def copy_inputs(self, job: Job, store: Path) -> None:
         """A store with the job's inputs alone: links, because outputs are never changed in place."""
+        store.mkdir()
         for kind in job.reads:
             shutil.copytree(self.store / kind, store / kind, copy_function=os.link)
 
 
 def pieces_done(output: Path) -> int:
-    """Shards with a marker, checkpoints passed (files are numbered by step; the older ones go), files of a model."""
-    pieces = _count(output / "_markers") + _count(output / "model")
-    newest = max((_step(path) for path in _checkpoints(output)), default=0)
-    if newest:
-        pieces += max(1, newest // _checkpoint_every(output))
-    return pieces
+    """Shards with a marker, files of a model, and training steps that a checkpoint holds."""
+    return _count(output / "_markers") + _count(output / "model") + max(map(_step, _checkpoints(output)), default=0)
 
 
 def _count(folder: Path) -> int:
@@ -267,15 +262,227 @@ def _count(folder: Path) -> int:
         return 0
 
 
-def _checkpoints(output: Path) -> Iterator[Path]:
-    return (output / "_checkpoints").glob("step-*.pt")
+def _checkpoints(output: Path) -> list[Path]:
+    return list((output / "_checkpoints").glob("step-*.pt"))
 
 
 def _step(checkpoint: Path) -> int:
     return int(checkpoint.stem.removeprefix("step-"))
 
 
-def _checkpoint_every(output: Path) -> int:
-    """Steps between two checkpoints, as NARROWED has it: the claim of an output does not say."""
-    (setting,) = (s for s in NARROWED if s.startswith("train_reranker.checkpoint_every_steps="))
-    return int(setting.partition("=")[2])
+def draw_moment(rng: random.Random, victim: str, num_pieces: int) -> Moment:
+    """Three of four moments are at a number of pieces, the others anywhere."""
+    pieces = rng.randrange(1, num_pieces) if num_pieces > 1 and rng.random() < 0.75 else None
+    return Moment(victim, pieces, rng.uniform(0.05, 1.0), rng.choice((0.0, rng.uniform(0.0, 0.02), rng.uniform(0.0, 0.5))))
+
+
+def strike(reference: Reference, job: Job, moment: Moment, rng: random.Random, work: Path) -> Kill:
+    """Start the job on a fresh store in ``work``, kill as ``moment`` says, run it to the end, and compare.
+
+    Raises:
+        NotHitError: the run was over before its moment came.
+    """
+    store = work / "store"
+    shutil.rmtree(store, ignore_errors=True)
+    reference.copy_inputs(job, store)
+    output = store / job.kind / reference.output(job).name
+    settings, log = (*reference.settings, f"store={store}"), work / "runs.log"
+    patience_s = max(300.0, 10 * reference.seconds.get(job.name, 0.0))
+    kill = Kill(job.name, moment.victim, str(moment), pieces_total=reference.num_pieces(job))
+
+    run = Run(job, reference.recipe, settings, log)
+    try:
+        _await(moment, run, output, reference.seconds.get(job.name, 0.0))
+        run.kill(moment.victim, rng)
+        kill.pieces_done = pieces_done(output)
+        kill.first_exit = code = run.wait(patience_s)
+    finally:
+        run.clear()
+    if code is None:
+        kill.problems.append(f"the run hung for {patience_s:.0f} s after its {moment.victim} was killed")
+    kill.problems += _half_made(reference.output(job), output)
+
+    while code != 0 and kill.reruns < MAX_RERUNS:
+        kill.reruns += 1
+        before = Before(output)
+        code = Run(job, reference.recipe, settings, log).wait(patience_s, before.watch)
+        kill.shards_kept = len(before.markers)
+        kill.problems += before.made_again() if code == 0 else []
+    if code != 0:
+        kill.problems.append(f"not finished after {MAX_RERUNS} more runs; the last ended with {code}, see {log}")
+    else:
+        kill.problems += differences(reference.output(job), output)
+    return kill
+
+
+def _await(moment: Moment, run: Run, output: Path, usual_s: float) -> None:
+    began = time.monotonic()
+    while pieces_done(output) < moment.pieces if moment.pieces is not None else time.monotonic() - began < moment.share * usual_s:
+        if run.driver.poll() is not None:
+            raise NotHitError
+        time.sleep(POLL_S)
+    time.sleep(moment.delay_s)
+
+
+class Before:
+    """What an interrupted run left, to be compared with the output after the next one."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self.markers = sorted(path.stem for path in (output / "_markers").glob("[!.]*.json"))
+        finished = [path for name in self.markers for path in (output / f"{name}.parquet", output / f"_markers/{name}.json")]
+        self._identities = {path: _identity(path) for path in [*finished, *(output / "model").glob("[!.]*")]}
+        self._was_finished = (output / "record.json").exists()
+        self._newest = max(_checkpoints(output), key=_step, default=None)
+        self._newest_identity = _identity(self._newest) if self._newest else None
+        self._steps_again: set[int] = set()
+
+    def watch(self) -> None:
+        """Note checkpoints that are written although a later one is there."""
+        if self._newest is None:
+            return
+        for path in _checkpoints(self._output):
+            with suppress(FileNotFoundError):
+                if _step(path) <= _step(self._newest) and _identity(path) != self._newest_identity:
+                    self._steps_again.add(_step(path))
+
+    def made_again(self) -> list[str]:
+        """What the next run made although it was there."""
+        problems = [f"training went back to before step {step}, which a checkpoint held" for step in sorted(self._steps_again)]
+        problems += [f"{path.name} was written again" for path, identity in self._identities.items() if _identity(path) != identity]
+        timings = json.loads((self._output / "record.json").read_text())["timings"]
+        if not self._was_finished and timings["shards_kept"] != len(self.markers):
+            problems.append(f"the record says that {timings['shards_kept']} shards were kept, but {len(self.markers)} were there")
+        return problems
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _half_made(reference: Path, output: Path) -> list[str]:
+    """What looks finished after the kill and is not: a shard that is not whole, a record before its time."""
+    if (output / "record.json").exists():
+        return differences(reference, output)
+    shards = output.glob("[!.]*.parquet")
+    problems = [f"{shard.name} is not whole" for shard in shards if shard.read_bytes() != (reference / shard.name).read_bytes()]
+    markers = (output / "_markers").glob("[!.]*.json")
+    return problems + [f"{m.name} marks a shard that is not there" for m in markers if not (output / f"{m.stem}.parquet").exists()]
+
+
+def differences(reference: Path, output: Path) -> list[str]:
+    """Lines for all files that are not in both folders with the same bytes (times and torn remains apart)."""
+    names = sorted({*_files(reference), *_files(output)})
+    return [
+        f"{name} differs from the undisturbed run" if (output / name).exists() and (reference / name).exists() else f"{name} is in one run only"
+        for name in names
+        if not _same(reference / name, output / name)
+    ]
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.name.startswith(".tmp-") and path.name != "_progress.txt":
+            yield path.relative_to(folder).as_posix()
+
+
+def _same(one: Path, other: Path) -> bool:
+    if not one.exists() or not other.exists():
+        return False
+    if one.name == "record.json":
+        return _lasting(one) == _lasting(other)
+    if one.name == "training.json":
+        summaries = [json.loads(path.read_text()) for path in (one, other)]
+        for summary in summaries:
+            summary["training"].pop("train_s")
+        return summaries[0] == summaries[1]
+    return one.read_bytes() == other.read_bytes()
+
+
+def _lasting(path: Path) -> dict[str, object]:
+    """The parts of a record that speak of the output and not of the run."""
+    record = json.loads(path.read_text())
+    return {name: record[name] for name in ("fingerprint", "payload", "inputs", "seeds", "counts", "shards", "files", "exit") if name in record}
+
+
+def strike_all(reference: Reference, job: Job, arguments: argparse.Namespace, work: Path, done: Sequence[Kill]) -> Iterator[Kill]:
+    """As many kills of one job as asked for, less those that an earlier chaos did; victims take turns."""
+    for number in range(len(done), arguments.moments):
+        for attempt in range(20):
+            rng = random.Random(f"{arguments.seed} {job.name} {number} {attempt}")
+            moment = draw_moment(rng, VICTIMS[number % len(VICTIMS)], reference.num_pieces(job))
+            try:
+                yield strike(reference, job, moment, rng, work)
+            except NotHitError:
+                continue
+            break
+        else:
+            raise SystemExit(f"{job.name}: 20 runs ended before they could be killed")
+
+
+def as_table(kills: Sequence[Kill]) -> str:
+    """Markdown, one row a job and victim."""
+    lines = [
+        "| job | killed | kills | some done, some not | runs that went on by themselves | reruns | identical |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for job in JOBS:
+        for victim in VICTIMS:
+            rows = [kill for kill in kills if (kill.job, kill.victim) == (job, victim)]
+            if rows:
+                alone, reruns = sum(kill.first_exit == 0 for kill in rows), sum(kill.reruns for kill in rows)
+                identical = "yes" if not any(kill.problems for kill in rows) else "**no**"
+                half_way = sum(kill.is_half_way for kill in rows)
+                lines.append(f"| `{job}` | {victim} | {len(rows)} | {half_way} | {alone} | {reruns} | {identical} |")
+    return "\n".join(lines)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--job", action="append", choices=sorted(JOBS), help="repeatable; left out: all")
+    parser.add_argument("--moments", type=int, default=20, help="kills of each job")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--recipe", type=Path, help=f"left out: {RECIPE.name}, narrowed to one small task")
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="repeatable")
+    parser.add_argument("--results", type=Path, help="append each kill here as a line of JSON, and do not repeat those in it")
+    parser.add_argument("--keep", type=Path, help="work in this folder and leave stores and logs there")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    jobs = [JOBS[name] for name in arguments.job or JOBS]
+    narrowed = () if arguments.recipe else NARROWED
+    kills: list[Kill] = []
+    if arguments.results and arguments.results.exists():
+        kills = [Kill(**json.loads(line)) for line in arguments.results.read_text().splitlines()]
+    if arguments.keep:
+        arguments.keep.mkdir(parents=True, exist_ok=True)
+    work = arguments.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
+    try:
+        reference = Reference(work / "reference", arguments.recipe or RECIPE, (*narrowed, *arguments.settings))
+        reference.make(jobs, work / "runs.log")
+        say("undisturbed: " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in reference.seconds.items()))
+        for job in jobs:
+            for kill in strike_all(reference, job, arguments, work, [kill for kill in kills if kill.job == job.name]):
+                kills.append(kill)
+                say(f"{job.name}: {kill.moment}: {kill.pieces_done}/{kill.pieces_total} done, exit {kill.first_exit}, {kill.reruns} reruns")
+                for problem in kill.problems:
+                    say(f"  {problem}")
+                if arguments.results:
+                    with arguments.results.open("a") as file:
+                        file.write(json.dumps(asdict(kill)) + "\n")
+    finally:
+        if not arguments.keep:
+            shutil.rmtree(work, ignore_errors=True)
+    print(as_table(kills))
+    return 1 if any(kill.problems for kill in kills) else 0
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

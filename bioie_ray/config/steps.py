@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bioie_ray.config.base import Settings
 
@@ -54,6 +54,11 @@ class EmbedSettings(Settings):
         default=None,
         description="version of a finished output of the same name: texts embedded there are taken over, not embedded again",
     )
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _base_is_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value
 
 
 class IndexSettings(Settings):

@@ -141,7 +141,7 @@ def _task(data: ReportData, key: str) -> TaskView:
     )
     intervals = [(r, r.summary.coverage) for r in results if r.summary.coverage is not None]
     axis = plots.nice_axis([i.high for _, i in intervals], 0.0, FOREST_WIDTH, cap=1.0)
-    best = next((r for r, _ in intervals if r.role == "selector"), None)
+    best = next((r for r, interval in intervals if r.role == "selector" and interval.mean > 0), None)
     baseline = next((r for r in results if r.method == data.baseline), None)
     base = baseline.summary.coverage if baseline else None
     dots = [(r.method, r.role, r.summary.mean_tokens, i) for r, i in intervals]
@@ -177,7 +177,7 @@ def _headline(data: ReportData, tasks: Sequence[TaskView]) -> str:
         best, base = (r.summary.coverage if r else None for r in (task.best, task.baseline))
         if best and base:
             pairs.append((task, best, base))
-    if len(pairs) == 1:
+    if len(pairs) == 1 == len(tasks):
         task, best, base = pairs[0]
         assert task.best is not None
         return (
@@ -187,11 +187,13 @@ def _headline(data: ReportData, tasks: Sequence[TaskView]) -> str:
     if pairs:
         factors = sorted(best.mean / base.mean for _, best, base in pairs if base.mean > 0)
         won = sum(t.best is not None and t.best.summary.difference is not None and t.best.summary.difference.low > 0 for t, _, _ in pairs)
+        if not won:
+            return f"On none of {len(tasks)} tasks do a selector's examples clearly show more of a query's gold answers than random ones ({data.baseline})."
         span = f", {factors[0]:.1f} to {factors[-1]:.1f} times as many" if factors else ""
-        which = f"all {len(pairs)}" if won == len(pairs) else f"{won} of {len(pairs)}"
-        return (
-            f"On {which} tasks the best selector's examples show more of a query's gold answers than random ones ({data.baseline}){span}."
-        )
+        which = f"all {len(tasks)}" if won == len(tasks) else f"{won} of {len(tasks)}"
+        return f"On {which} tasks the best selector's examples clearly show more of a query's gold answers than random ones ({data.baseline}){span}."
+    if any(task.baseline for task in tasks):
+        return "No selector's examples show any gold answer of these queries."
     if data.results:
         return f"Gold coverage of {len(data.results)} selections; no {data.baseline} among them to compare with."
     documents = sum(s.documents for c in data.corpora for s in c.splits)
@@ -252,7 +254,7 @@ def _answer(answer: Answer) -> str:
 
 
 def _percent(share: float, decimals: int = 1) -> str:
-    return f"{share * 100:.{decimals}f} %"
+    return f"{share * 100:.{decimals}f}\u00a0%"  # a space that does not break
 
 
 def _points(share: float) -> str:

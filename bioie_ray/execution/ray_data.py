@@ -25,13 +25,35 @@ from bioie_ray.execution.units import OnDone, UnitFailure, WorkerSpec, attempt
 _CPU_LEFT_FREE = 0.1
 
 
+class ClusterError(ValueError):
+    """A Ray cluster that cannot be joined; the message says what to check."""
+
+
 def connect() -> None:
     """Join the cluster of ``RAY_ADDRESS`` (set inside ``ray job submit`` and RayJobs), else start a local Ray of our own."""
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS") or "local"
-    dashboard = None if address != "local" else False
-    ray.init(address=address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        options["include_dashboard"] = False
+    try:
+        _init(address, options)
+    except Exception as error:  # a raylet that does not come up is a bare Exception in Ray
+        raise ClusterError(
+            f"cannot start or join Ray ({address}): {str(error).strip().splitlines()[0]}; check RAY_ADDRESS (unset, a local Ray "
+            "is started) and, for a cluster with token authentication, RAY_AUTH_MODE=token and its token"
+        ) from error
+
+
+def _init(address: str, options: dict[str, Any]) -> None:
+    try:
+        ray.init(address=address, **options)
+    except Exception:
+        if address != "local":
+            raise
+        ray.shutdown()  # on a busy machine the raylet misses Ray's fixed 30 s once in a while
+        ray.init(address=address, **options)
 
 
 def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,12 +18,25 @@ ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+
+
+def set_environment() -> None:
+    """Environment of this process and its children; what is set already stays.
+
+    A local Ray gets a token of its own that dies with it: without one anybody on the network could run code in it, and the
+    one that Ray would make by itself stays in the home folder and changes what later ``ray`` commands ask for.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys():
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def run_recipe(recipe: Recipe, job: JobName | None = None, *, dry_run: bool = False, verbose: bool = False) -> None:
@@ -31,8 +45,7 @@ def run_recipe(recipe: Recipe, job: JobName | None = None, *, dry_run: bool = Fa
     Raises:
         ValueError: the family of errors that people can mend; the message says how.
     """
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     from bioie_ray.pipeline.plan import Planner
 
     steps = Planner().plan(recipe, job)
@@ -60,4 +73,7 @@ def main(job: JobName, description: str, arguments: Sequence[str] | None = None)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; run the same command again, it goes on where it stopped", file=sys.stderr)
+        return 130
     return 0

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
-from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.output import CLAIM, Marker, Output
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import CorpusName, PrepareSettings, Split
@@ -161,12 +161,21 @@ def corpus_step(recipe: Recipe, corpus: CorpusName) -> Step:
         found = existing(address, key)
         if found is not None:
             return Existing(found, recipe, f"corpus {corpus} from the store")
+        unfinished = Output(address, key)
+        if unfinished.store.exists(f"{key}/{CLAIM}"):
+            unfinished.record()  # raises: an unfinished corpus must not silently become the embedded one
         return PrepareStep(
             address, f"corpora/embedded_{corpus}@{recipe.corpus_version}", corpus, str(embedded(corpus)), recipe.prepare, recipe
         )
-    source = Path(recipe.source)
-    inner = source / corpus
-    return PrepareStep(address, key, corpus, str(inner if inner.is_dir() else recipe.source), recipe.prepare, recipe)
+    return PrepareStep(address, key, corpus, _source_of(recipe.source, corpus), recipe.prepare, recipe)
+
+
+def _source_of(source: str, corpus: CorpusName) -> str:
+    """The corpus's own folder below a folder of corpora, else the source itself; absolute, as actors work elsewhere."""
+    if source.startswith("hub:"):
+        return source
+    folder = Path(source).expanduser().absolute()
+    return str(folder / corpus if (folder / corpus).is_dir() else folder)
 
 
 def embedded(corpus: CorpusName) -> Path:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bioie_ray.artifacts.fingerprint import canonical_json
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.record import now
+from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import Document, from_table
 from bioie_ray.corpora.tasks import Task, get_task, gold
@@ -44,13 +47,14 @@ def make_report(places: Sequence[str], out: Path, *, endpoint: str | None = None
     """Write the page for the outputs at several places (a store stands for all of its outputs).
 
     Raises:
-        ValueError: nothing finished lies there, or ``out`` is no HTML file name.
+        ValueError: nothing finished lies there, or ``out`` is no HTML file name or cannot be written.
     """
     found = [(output, output.record()) for output in locate_all(places, endpoint)]
     by_kind: dict[str, list[tuple[Output, dict[str, Any]]]] = {}
     for output, record in sorted(found, key=lambda pair: pair[0].key):
         by_kind.setdefault(str(record["kind"]), []).append((output, record))
-    selections = [_Selection.read(output, record) for output, record in by_kind.get("selections", [])]
+    names = _source_names([output for output, _ in found])
+    selections = [_Selection.read(output, record, names) for output, record in by_kind.get("selections", [])]
     results, samples = _selection_results(selections)
     data = ReportData(
         title="In-context example selection" if selections else "Outputs",
@@ -59,12 +63,15 @@ def make_report(places: Sequence[str], out: Path, *, endpoint: str | None = None
         baseline=BASELINE,
         results=tuple(results),
         samples=tuple(samples),
-        corpora=tuple(_corpus(o, r) for o, r in by_kind.get("corpora", [])),
-        vectors=tuple(_vectors(o, r) for o, r in by_kind.get("vectors", [])),
-        rerankers=tuple(_reranker(o, r) for o, r in by_kind.get("rerankers", [])),
-        provenance=tuple(_provenance(o, r) for o, r in found),
+        corpora=tuple(_corpus(names(o), r) for o, r in by_kind.get("corpora", [])),
+        vectors=tuple(_vectors(names(o), o, r) for o, r in by_kind.get("vectors", [])),
+        rerankers=tuple(_reranker(names(o), o, r) for o, r in by_kind.get("rerankers", [])),
+        provenance=tuple(_provenance(names(o), o, r) for o, r in found),
     )
-    return build_report(data, out)
+    try:
+        return build_report(data, out)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be written: {error.strerror}; give --out a file in a folder that you may write to") from None
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,13 @@ class _Selection:
     recipe: Recipe
     task: Task
     best: Mapping[str, Sequence[str]]
+    source: str
 
     @classmethod
-    def read(cls, output: Output, record: Mapping[str, Any]) -> _Selection:
+    def read(cls, output: Output, record: Mapping[str, Any], names: Callable[[Output], str]) -> _Selection:
         recipe = Recipe.model_validate(record["recipe"])
         best = json.loads(output.store.read(f"{output.key}/{BEST_EXAMPLES}"))
-        return cls(output, record, recipe, get_task(recipe.task, recipe.nlm_gene_types), best)
+        return cls(output, record, recipe, get_task(recipe.task, recipe.nlm_gene_types), best, names(output))
 
     @property
     def method(self) -> str:
@@ -98,10 +106,16 @@ class _Selection:
         return self._input("corpora/")
 
     @property
-    def group(self) -> tuple[str, str]:
-        """What is one line of the table: draws of a random method with several seeds are one."""
-        settings = self.recipe.select.model_dump(mode="json", exclude={"repeat", "rerank"})
-        return (self.corpus.key, json.dumps([self.task.key, settings, self.record["reranked"], self.record["payload"].get("reranker")]))
+    def group(self) -> str:
+        """What is one line of the table: selections that differ in nothing but their random draws."""
+        payload = {name: value for name, value in self.record["payload"].items() if name != "seed"}
+        settings = {name: value for name, value in payload["settings"].items() if name != "repeat"}
+        return canonical_json({**payload, "settings": settings})
+
+    @property
+    def family(self) -> tuple[StoreAddress, str, Task, tuple[str, ...]]:
+        """What can be compared: selections for the same queries of one corpus, measured on the same answers."""
+        return (self.corpus.address, self.corpus.key, self.task, tuple(self.best))
 
     def _input(self, prefix: str) -> Output:
         key = next(str(i["output"]) for i in self.record["inputs"] if i["output"].startswith(prefix))
@@ -112,13 +126,16 @@ class _Documents:
     """Queries and chosen examples of the selections over one corpus, by id."""
 
     def __init__(self, selections: Sequence[_Selection]) -> None:
-        first = selections[0]
-        view = View(first.corpus, first.recipe.select, first.recipe.seed)
-        shards = {*(view.corpus_shard(unit) for unit in view.query_units()), *view.pool_shards()}
+        corpus = selections[0].corpus
+        shards: set[str] = set()
+        for selection in selections:
+            view = View(corpus, selection.recipe.select, selection.recipe.seed)
+            shards.update(view.corpus_shard(unit) for unit in view.query_units())
+            shards.update(view.pool_shards())
         wanted = {id_ for s in selections for query, examples in s.best.items() for id_ in (query, *examples)}
         self.by_id: dict[str, Document] = {}
         for shard in sorted(shards):
-            for document in from_table(first.corpus.read_shard(shard)):
+            for document in from_table(corpus.read_shard(shard)):
                 if document.id in wanted:
                     self.by_id[document.id] = document
 
@@ -133,19 +150,19 @@ class _Documents:
 def _selection_results(selections: Sequence[_Selection]) -> tuple[list[MethodResult], list[QueryView]]:
     results: list[MethodResult] = []
     samples: list[QueryView] = []
-    families: dict[tuple[str, str, str], list[_Selection]] = {}
+    families: dict[object, list[_Selection]] = {}
     for selection in selections:
-        families.setdefault((selection.corpus.key, selection.task.key, selection.recipe.select.queries), []).append(selection)
-    for family in families.values():
+        families.setdefault(selection.family, []).append(selection)
+    for name, family in zip(_task_names([members[0] for members in families.values()]), families.values(), strict=True):
         documents = _Documents(family)
-        results += _family_results(family, documents)
-        samples += _samples(family, documents)
+        results += _family_results(name, family, documents)
+        samples += _samples(name, family, documents)
     return results, samples
 
 
-def _family_results(family: Sequence[_Selection], documents: _Documents) -> list[MethodResult]:
+def _family_results(name: str, family: Sequence[_Selection], documents: _Documents) -> list[MethodResult]:
     """One line a method, each against DERS on the same queries where DERS is there."""
-    groups: dict[tuple[str, str], list[_Selection]] = {}
+    groups: dict[str, list[_Selection]] = {}
     for selection in family:
         groups.setdefault(selection.group, []).append(selection)
     measured = {group: _measure(members, documents) for group, members in groups.items()}
@@ -153,9 +170,9 @@ def _family_results(family: Sequence[_Selection], documents: _Documents) -> list
     names = _distinct_names(groups)
     return [
         MethodResult(
-            task=_task_name(members[0]),
+            task=name,
             method=names[group],
-            sources=tuple(_source(member.output) for member in members),
+            sources=tuple(member.source for member in members),
             summary=summarise(measured[group], baseline),
             role=members[0].role,
             short_queries=max(int(member.record["queries"]["short"]) for member in members),
@@ -167,7 +184,7 @@ def _family_results(family: Sequence[_Selection], documents: _Documents) -> list
     ]
 
 
-def _distinct_names(groups: Mapping[tuple[str, str], Sequence[_Selection]]) -> dict[tuple[str, str], str]:
+def _distinct_names(groups: Mapping[str, Sequence[_Selection]]) -> dict[str, str]:
     """The method's name; where two lines would have the same one, the output's name tells them apart."""
     plain = [members[0].method for members in groups.values()]
     return {
@@ -187,7 +204,7 @@ def _measure(members: Sequence[_Selection], documents: _Documents) -> PerQuery:
     )
 
 
-def _samples(family: Sequence[_Selection], documents: _Documents) -> list[QueryView]:
+def _samples(name: str, family: Sequence[_Selection], documents: _Documents) -> list[QueryView]:
     """A few queries of the strongest kind of selection beside a random draw, the same ones on every page."""
     ranked = sorted(family, key=lambda s: (s.role != "selector", not s.record["reranked"], s.output.key))
     random = next((s for s in ranked if s.recipe.select.method == BASELINE), None)
@@ -201,13 +218,13 @@ def _samples(family: Sequence[_Selection], documents: _Documents) -> list[QueryV
         document = documents.by_id[query]
         views.append(
             QueryView(
-                task=_task_name(shown),
+                task=name,
                 query_id=query,
                 text=document.text,
                 answers=_answers(shown.task, document),
                 method=shown.method,
                 examples=_examples(shown, query, documents),
-                source=_source(shown.output),
+                source=shown.source,
                 random_method=BASELINE,
                 random_examples=_examples(random, query, documents) if random else (),
             )
@@ -235,22 +252,29 @@ def _answers(task: Task, document: Document) -> tuple[Answer, ...]:
     return tuple((answer,) if isinstance(answer, str) else answer for answer in gold(task, document).answers)
 
 
-def _task_name(selection: _Selection) -> str:
-    split = selection.recipe.select.queries
-    return selection.task.key if split == "test" else f"{selection.task.key} ({split})"
+def _task_names(selections: Sequence[_Selection]) -> list[str]:
+    """A name for what each one is an example of: the task, the split if it is not test, and a number where that is not enough."""
+    plain = [s.task.key if s.recipe.select.queries == "test" else f"{s.task.key} ({s.recipe.select.queries})" for s in selections]
+    return [name if plain.count(name) == 1 else f"{name} [{plain[: i + 1].count(name)}]" for i, name in enumerate(plain)]
 
 
-def _corpus(output: Output, record: Mapping[str, Any]) -> CorpusSummary:
+def _source_names(outputs: Sequence[Output]) -> Callable[[Output], str]:
+    """How the page refers to outputs: by their keys, and with the place where several stores have the same key."""
+    keys = Counter(output.key for output in outputs)
+    return lambda output: output.key if keys[output.key] == 1 else output.location
+
+
+def _corpus(source: str, record: Mapping[str, Any]) -> CorpusSummary:
     columns = ("documents", "mentions", "relations", "quarantined", "repaired")
     splits = tuple(SplitCounts(split, *(int(counts[c]) for c in columns)) for split, counts in record["splits"].items())
-    return CorpusSummary(str(record["corpus"]), _source(output), splits)
+    return CorpusSummary(str(record["corpus"]), source, splits)
 
 
-def _vectors(output: Output, record: Mapping[str, Any]) -> VectorsSummary:
+def _vectors(source: str, output: Output, record: Mapping[str, Any]) -> VectorsSummary:
     counts = record["counts"]
     first = output.shards()[0]
     return VectorsSummary(
-        source=_source(output),
+        source=source,
         model=str(record["model"]),
         dtype=str(record["payload"]["settings"]["dtype"]),
         dimensions=output.read_shard(first, ["vector"]).schema.field("vector").type.list_size,
@@ -260,11 +284,11 @@ def _vectors(output: Output, record: Mapping[str, Any]) -> VectorsSummary:
     )
 
 
-def _reranker(output: Output, record: Mapping[str, Any]) -> RerankerSummary:
+def _reranker(source: str, output: Output, record: Mapping[str, Any]) -> RerankerSummary:
     training = record["training"]
     trace = output.read_shard("training").to_pylist()
     return RerankerSummary(
-        source=_source(output),
+        source=source,
         base_model=str(record["base_model"]),
         tasks=tuple(record["tasks"]),
         num_queries=int(training["queries"]),
@@ -279,7 +303,7 @@ def _reranker(output: Output, record: Mapping[str, Any]) -> RerankerSummary:
     )
 
 
-def _provenance(output: Output, record: Mapping[str, Any]) -> Provenance:
+def _provenance(source: str, output: Output, record: Mapping[str, Any]) -> Provenance:
     code = record["code"]
     revision = f" at {code['revision'][:12]}{' with changes' if code['dirty'] else ''}" if code["revision"] else ""
     recipe = record["recipe"]
@@ -289,7 +313,7 @@ def _provenance(output: Output, record: Mapping[str, Any]) -> Provenance:
     if record.get("reranked"):
         models["reranker"] = str(recipe["rerank"]["model"] or next(i["output"] for i in record["inputs"] if i["output"].startswith("rerankers/")))
     return Provenance(
-        source=_source(output),
+        source=source,
         path=output.key,
         fingerprint=str(record["fingerprint"]),
         recipe=str(recipe["name"]),
@@ -301,7 +325,3 @@ def _provenance(output: Output, record: Mapping[str, Any]) -> Provenance:
         image=record["image"],
         seconds=float(record["timings"]["wall_s"]),
     )
-
-
-def _source(output: Output) -> str:
-    return output.key

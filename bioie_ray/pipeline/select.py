@@ -154,6 +154,11 @@ class SelectStep:
             table = self.output.read_shard(unit, ["query_id", "example_id"])
             for query, example in zip(table["query_id"].to_pylist(), table["example_id"].to_pylist(), strict=True):
                 best[query].append(example)
+        if not best:
+            raise ValueError(
+                f"{self.what}: the {self.recipe.select.queries} split has no document, so there is nothing to select for; "
+                "set select.queries to another split, or select.dev_share higher where dev is carved from train"
+            )
         short = {query: len(examples) for query, examples in best.items() if len(examples) < self.recipe.select.keep}
         exclusions = self.view.exclusions()
         written = [self.output.put_file(BEST_EXAMPLES, _json(best)), self.output.put_file(SHORT_QUERIES, _json(short))]

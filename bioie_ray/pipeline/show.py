@@ -33,18 +33,18 @@ def _tables(record: Mapping[str, Any]) -> list[Table]:
     tables = []
     if "splits" in record:
         columns = list(next(iter(record["splits"].values())))
-        splits = Table("split", *columns)
+        splits = Table("split", *columns, box=None, padding=(0, 2, 0, 0))
         for split, counts in record["splits"].items():
             splits.add_row(split, *(f"{counts[column]:,}" for column in columns))
         tables.append(splits)
     else:
         counts = Table("count", "")
-        for name, value in {**record["counts"], **record.get("queries", {})}.items():
+        for name, value in {**record["counts"], **_selection_counts(record)}.items():
             counts.add_row(name, f"{value:,}")
         tables.append(counts)
     code, timings = record["code"], record["timings"]
     facts = {
-        "fingerprint": record["fingerprint"],
+        "fingerprint": record["fingerprint"][:16],
         "made by": f"bioie-ray {code['version']}, revision {code['revision'] or 'unknown'}{' with changes' if code['dirty'] else ''}",
         "image": record["image"] or "none",
         "recipe": record["recipe"]["name"],
@@ -57,3 +57,8 @@ def _tables(record: Mapping[str, Any]) -> list[Table]:
     for name, value in facts.items():
         provenance.add_row(name, str(value))
     return [*tables, provenance]
+
+
+def _selection_counts(record: Mapping[str, Any]) -> dict[str, int]:
+    """What a selection left out; how many queries there are is among the counts already."""
+    return {name: n for name, n in record.get("queries", {}).items() if name.startswith("excluded")}

@@ -205,9 +205,28 @@ def test_several_tasks_are_summed_up_by_how_many_were_won(data: ReportData, tmp_
     both = dataclasses.replace(data, results=data.results + lost, provenance=data.provenance + more)
     text = re.sub(r"\s+", " ", build(both, tmp_path).text)
     assert (
-        "On 1 of 2 tasks the best selector's examples show more of a query's gold answers than random ones (ders), 0.5 to 3.0 times as many."
+        "On 1 of 2 tasks the best selector's examples clearly show more of a query's gold answers than random ones (ders), 0.5 to 3.0 times as many."
         in text
     )
+
+
+def test_a_selector_that_shows_nothing_is_not_called_best(data: ReportData, tmp_path: Path) -> None:
+    def zero(task: str, method: str, role: str) -> MethodResult:
+        line = result(task, method, 0.0, role)
+        nothing = Interval(0.0, 0.0, 0.0, 40)
+        return dataclasses.replace(line, summary=dataclasses.replace(line.summary, coverage=nothing, difference=nothing))
+
+    lines = (zero("task_a", "ders", "random"), zero("task_a", "hybrid", "selector"))
+    page = build(dataclasses.replace(data, results=lines), tmp_path)
+    assert "best" not in set(page.values("class"))
+    assert "No selector's examples show any gold answer of these queries." in page.text
+
+
+def test_the_baseline_has_no_difference_to_itself(data: ReportData, tmp_path: Path) -> None:
+    ders = dataclasses.replace(
+        data.results[1], summary=dataclasses.replace(data.results[1].summary, difference=Interval(0.0, 0.0, 0.0, 40))
+    )
+    assert "+0.0" not in build(dataclasses.replace(data, results=(ders, *data.results[2:])), tmp_path).text
 
 
 def test_a_task_whose_queries_have_no_gold_still_has_its_line(data: ReportData, tmp_path: Path) -> None:

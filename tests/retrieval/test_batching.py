@@ -55,7 +55,7 @@ def test_bisect_singles_out_just_the_bad_rows(num_rows: int, bad: set[int]) -> N
 
 
 def test_a_batch_without_fault_is_done_in_one_piece() -> None:
-    done, failed = bisect(lambda rows: len(rows), np.arange(17))
+    done, failed = bisect(len, np.arange(17))
     assert [result for _, result in done] == [17]
     assert not failed
 

@@ -174,16 +174,16 @@ def test_kill_9_in_the_middle_ends_in_the_same_bytes(settings: TrainRerankerSett
         str(tmp_path / "ck"),
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    for kill_after in (3, 9):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert child.stdout is not None
-        for line in child.stdout:
-            if int(line) >= kill_after:
-                time.sleep(0.003 * kill_after)  # anywhere in a step, or in the writing of a checkpoint
-                child.send_signal(signal.SIGKILL)
-                break
-        assert child.wait(timeout=60) == -signal.SIGKILL
-        assert not (tmp_path / "out").exists()
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    assert int(done.stdout.split()[0]) >= 9
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if int(line) >= 5:
+            time.sleep(0.02)  # somewhere in a step, or in the writing of a checkpoint
+            child.send_signal(signal.SIGKILL)
+            break
+    assert child.wait(timeout=60) == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    steps: list[int] = []
+    train(settings, TEXTS, PAIRS, LABELS, tmp_path / "out", 1, tmp_path / "ck", lambda p: steps.append(p.step))
+    assert steps[0] >= 5
     assert files(tmp_path / "out") == files(tmp_path / "whole")
