@@ -316,10 +316,10 @@ def draw(points: list[dict[str, Any]], path: Path) -> None:
         mine = [point for point in points if point["kind"] == kind]
         label = "exact" if kind == "flat" else f"{kind}, recall {min(point['recall'] for point in mine):.3f}"
         sizes = [point["size"] / 1000 for point in mine]
-        speed.plot(sizes, [point["queries_per_s"] for point in mine], marker="o", label=label)
+        speed.plot(sizes, [point["queries_per_cpu_s"] for point in mine], marker="o", label=label)
         memory.plot(sizes, [point["peak_mib"] for point in mine], marker="o", label=label)
     memory.plot(sizes, [point["shard_mib"] * point["num_shards"] for point in mine], ls=":", color="grey", label="all vectors")
-    speed.set(xlabel="thousand vectors", ylabel="queries a second", yscale="log")
+    speed.set(xlabel="thousand vectors", ylabel="queries per CPU second", yscale="log")
     memory.set(xlabel="thousand vectors", ylabel="peak memory above baseline, MiB", yscale="log")
     speed.legend()
     memory.legend()

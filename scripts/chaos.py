@@ -51,6 +51,7 @@ NARROWED = (
 VICTIMS = ("driver", "worker", "raylet")
 MAX_RERUNS = 3
 POLL_S = 0.002
+LOOK_EVERY_S = 0.3
 
 
 @dataclass(frozen=True)
@@ -160,21 +161,20 @@ class Run:
         found = (_process(int(entry.name), self._tag) for entry in Path("/proc").iterdir() if entry.name.isdigit())
         return sorted((process for process in found if process is not None), key=lambda process: process.pid)
 
-    def kill(self, victim: str, rng: random.Random) -> None:
-        """Send SIGKILL to the driver, an actor or the raylet, waiting until there is one.
+    def victims(self, kind: str) -> list[int]:
+        """Process ids of the run's driver, actors at work or raylet, those that live."""
+        if kind == "driver":
+            return [self.driver.pid]
+        return [p.pid for p in self.processes() if (p.name == "raylet" if kind == "raylet" else p.is_actor)]
 
-        Raises:
-            NotHitError: the run ended before there was one.
-        """
-        while True:
-            running = self.driver.poll() is None
-            candidates = [process.pid for process in self.processes() if _is(victim, process, self.driver.pid)]
-            if not running:
-                raise NotHitError
-            if candidates:
-                os.kill(rng.choice(candidates), signal.SIGKILL)
-                return
-            time.sleep(POLL_S)
+    def kill(self, pid: int) -> bool:
+        """Send SIGKILL to a process of this run; False when it has ended."""
+        if _process(pid, self._tag) is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+            return True
+        return False
 
     def clear(self) -> None:
         """End what is left of the run, and remove its Ray's logs and sockets."""
@@ -200,12 +200,6 @@ def _process(pid: int, tag: str) -> Process | None:
         return Process(pid, (folder / "comm").read_text().strip(), title)
     except OSError:  # ended meanwhile, or somebody else's
         return None
-
-
-def _is(victim: str, process: Process, driver: int) -> bool:
-    if victim == "driver":
-        return process.pid == driver
-    return process.name == "raylet" if victim == "raylet" else process.is_actor
 
 
 @dataclass
@@ -273,7 +267,7 @@ def _step(checkpoint: Path) -> int:
 def draw_moment(rng: random.Random, victim: str, num_pieces: int) -> Moment:
     """Three of four moments are at a number of pieces, the others anywhere."""
     pieces = rng.randrange(1, num_pieces) if num_pieces > 1 and rng.random() < 0.75 else None
-    return Moment(victim, pieces, rng.uniform(0.05, 1.0), rng.choice((0.0, rng.uniform(0.0, 0.02), rng.uniform(0.0, 0.5))))
+    return Moment(victim, pieces, rng.uniform(0.05, 1.0), rng.choice((0.0, rng.uniform(0.0, 0.05))))
 
 
 def strike(reference: Reference, job: Job, moment: Moment, rng: random.Random, work: Path) -> Kill:
@@ -292,9 +286,7 @@ def strike(reference: Reference, job: Job, moment: Moment, rng: random.Random, w
 
     run = Run(job, reference.recipe, settings, log)
     try:
-        _await(moment, run, output, reference.seconds.get(job.name, 0.0))
-        run.kill(moment.victim, rng)
-        kill.pieces_done = pieces_done(output)
+        kill.pieces_done = _kill_at(moment, run, output, reference.seconds.get(job.name, 0.0), rng)
         kill.first_exit = code = run.wait(patience_s)
     finally:
         run.clear()
@@ -315,13 +307,28 @@ def strike(reference: Reference, job: Job, moment: Moment, rng: random.Random, w
     return kill
 
 
-def _await(moment: Moment, run: Run, output: Path, usual_s: float) -> None:
-    began = time.monotonic()
-    while pieces_done(output) < moment.pieces if moment.pieces is not None else time.monotonic() - began < moment.share * usual_s:
-        if run.driver.poll() is not None:
-            raise NotHitError
+def _kill_at(moment: Moment, run: Run, output: Path, usual_s: float, rng: random.Random) -> int:
+    """Wait for the moment and kill; returns the number of pieces that were done.
+
+    Raises:
+        NotHitError: the run ended before.
+    """
+    began = looked = time.monotonic()
+    pids: list[int] = []
+    while run.driver.poll() is None:
+        passed_s = time.monotonic() - began
+        done = pieces_done(output)
+        is_time = passed_s >= moment.share * usual_s if moment.pieces is None else done >= moment.pieces
+        if is_time and pids:
+            time.sleep(moment.delay_s)
+            done = pieces_done(output)
+            if run.kill(rng.choice(pids)):
+                return done
+            pids = []
+        if time.monotonic() - looked > LOOK_EVERY_S or (is_time and not pids):  # beforehand, because a look takes longer than a shard
+            pids, looked = run.victims(moment.victim), time.monotonic()
         time.sleep(POLL_S)
-    time.sleep(moment.delay_s)
+    raise NotHitError
 
 
 class Before:
@@ -375,7 +382,9 @@ def differences(reference: Path, output: Path) -> list[str]:
     """Lines for all files that are not in both folders with the same bytes (times and torn remains apart)."""
     names = sorted({*_files(reference), *_files(output)})
     return [
-        f"{name} differs from the undisturbed run" if (output / name).exists() and (reference / name).exists() else f"{name} is in one run only"
+        f"{name} differs from the undisturbed run"
+        if (output / name).exists() and (reference / name).exists()
+        else f"{name} is in one run only"
         for name in names
         if not _same(reference / name, output / name)
     ]
@@ -403,7 +412,9 @@ def _same(one: Path, other: Path) -> bool:
 def _lasting(path: Path) -> dict[str, object]:
     """The parts of a record that speak of the output and not of the run."""
     record = json.loads(path.read_text())
-    return {name: record[name] for name in ("fingerprint", "payload", "inputs", "seeds", "counts", "shards", "files", "exit") if name in record}
+    return {
+        name: record[name] for name in ("fingerprint", "payload", "inputs", "seeds", "counts", "shards", "files", "exit") if name in record
+    }
 
 
 def strike_all(reference: Reference, job: Job, arguments: argparse.Namespace, work: Path, done: Sequence[Kill]) -> Iterator[Kill]:

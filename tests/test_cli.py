@@ -246,7 +246,11 @@ BAD = {
     "not UTF-8": (block(77).encode().replace(b"anaemia in", b"anaemi\xe9 in"), r"not UTF-8: byte 0xe9", 2),
     "beyond the text": (block(77).replace(f"\t{AT}\t{AT + 7}", "\t5000\t5007").encode(), r"beyond the text", 4),
     "not its words": (block(77).replace("\tanaemia\t", "\tpyrexia\t").encode(), r"pyrexia", 4),
-    "same id, other content": (block(3).replace("Zolvarin lowers", "Zolvarin raises").encode(), r"id occurs before, in train, with different content", None),
+    "same id, other content": (
+        block(3).replace("Zolvarin lowers", "Zolvarin raises").encode(),
+        r"id occurs before, in train, with different content",
+        None,
+    ),
     "no abstract": (b"77|t|A title\n\n", r"the title has no abstract", 1),
     "10 MB": (b"77|t|A title\n77|a|" + b"word " * 2_000_000 + b"\n\n", r"10,000,008 characters, more than the limit of 2,000,000", None),
 }
@@ -392,10 +396,19 @@ def test_a_recipe_takes_over_what_prepare_made(source: Path, out: Path, tmp_path
 
 
 def test_a_dry_run_says_what_is_missing_and_makes_nothing(source: Path, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path / "r.yaml", job="select_examples", store=str(tmp_path / "s"), source=str(source), select={"method": "bm25", "rerank": False})
+    recipe = write_recipe(
+        tmp_path / "r.yaml",
+        job="select_examples",
+        store=str(tmp_path / "s"),
+        source=str(source),
+        select={"method": "bm25", "rerank": False},
+    )
     dry = bioie("run", recipe, "--dry-run")
     assert dry.code == 0
-    assert [line.split("  ")[:2] for line in dry.out.splitlines()] == [["corpora/bc5cdr@1", "0 shards done"], ["selections/r@1", "0 shards done"]]
+    assert [line.split("  ")[:2] for line in dry.out.splitlines()] == [
+        ["corpora/bc5cdr@1", "0 shards done"],
+        ["selections/r@1", "0 shards done"],
+    ]
     assert not (tmp_path / "s").exists()
 
 

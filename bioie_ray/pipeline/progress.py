@@ -85,18 +85,20 @@ class Progress:
             yield advance
 
     def _lines(self, what: str, total: int, done: int) -> OnDone:
-        started = last = time.monotonic()
+        first = last = 0.0
         count = done
         self.line(f"{what}: {total - done} of {total} units to do")
 
         def advance(unit: str, failure: UnitFailure | None) -> None:
-            nonlocal last, count
+            nonlocal first, last, count
             count += 1
             if failure:
                 self.line(f"{_readable(unit)} failed: {failure.reason}")
             moment = time.monotonic()
-            if moment - last >= _LINE_EVERY_S and count < total:
-                rate = (count - done) / (moment - started)
+            if not first:  # until then models were loaded, which says nothing of the rate
+                first = last = moment
+            elif moment - last >= _LINE_EVERY_S and count < total:
+                rate = (count - done - 1) / (moment - first)
                 self.line(f"{what}: {count}/{total}, {rate:.2f} units/s, {(total - count) / rate:.0f} s left")
                 last = moment
 

@@ -18,7 +18,13 @@ def save_bert(folder: Path, *, seed: int, head: bool) -> Path:
     torch.manual_seed(seed)
     # a larger initializer_range than BERT's 0.02, or all texts would come out alike
     config: Any = BertConfig(
-        vocab_size=size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=1, initializer_range=0.2
+        vocab_size=size,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=1,
+        initializer_range=0.2,
     )
     (BertForSequenceClassification if head else BertModel)(config).save_pretrained(folder)
     return folder

@@ -19,7 +19,9 @@ CHEMICALS = ("aspirin", "lithium", "cisplatin", "heparin", "morphine", "digoxin"
 DISEASES = ("ulcer", "tremor", "nephropathy", "bleeding", "delirium", "arrhythmia", "hepatitis", "anaemia")
 FILLERS = ("Two patients", "A child", "Rats", "Old men", "Nine women", "A cohort")
 FILES = {"train": "CDR_TrainingSet", "dev": "CDR_DevelopmentSet", "test": "CDR_TestSet"}
-WORDS = sorted({word.lower() for name in (*CHEMICALS, *DISEASES, *FILLERS) for word in name.split()} | set("given had after case with and the of in".split()))
+WORDS = sorted(
+    {*CHEMICALS, *DISEASES, *" ".join(FILLERS).lower().split(), "given", "had", "after", "case", "with", "and", "the", "of", "in"}
+)
 
 
 def text_of(number: int) -> tuple[str, str]:

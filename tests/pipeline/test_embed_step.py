@@ -95,7 +95,9 @@ def test_a_changed_text_is_embedded_again_and_a_moved_one_is_not(tmp_path: Path,
 
 def test_a_base_of_another_model_or_setting_is_refused(tmp_path: Path, corpus: str, embedder: str, cross_encoder: str) -> None:
     embed(tmp_path, corpus, embedder)
-    with pytest.raises(ValueError, match=r"embed\.base=1: .*was made with other settings, .*leave embed\.base out to embed everything anew"):
+    with pytest.raises(
+        ValueError, match=r"embed\.base=1: .*was made with other settings, .*leave embed\.base out to embed everything anew"
+    ):
         embed(tmp_path, corpus, embedder, "2", base="1", max_seq_length=128)
     other = Path(cross_encoder).with_name("embedder")  # the same name, other weights
     if not other.exists():
@@ -130,7 +132,6 @@ def test_a_shard_with_nothing_to_embed_is_a_shard_all_the_same(tmp_path: Path, e
     )
     assert [len(rows(store / OUTPUT.format(1), name)) for name in ("train-00000", "train-00001")] == [0, 5]
     assert [row["example_id"][0] for row in rows(store / "selections/r@1")] == ["d", "d", "d"]
-
 
 
 def test_a_text_that_the_model_cannot_take_is_quarantined_alone(
@@ -179,7 +180,12 @@ def test_a_run_with_nothing_to_embed_loads_no_model(tmp_path: Path, corpus: str,
     embed(tmp_path, corpus, embedder)
     if finished == "taken over":
         make_recipe(
-            tmp_path, job="embed", source=corpus, corpus_version="2", prepare={"documents_per_shard": 7}, embed={"model": embedder, "base": "1"}
+            tmp_path,
+            job="embed",
+            source=corpus,
+            corpus_version="2",
+            prepare={"documents_per_shard": 7},
+            embed={"model": embedder, "base": "1"},
         )
     code = (
         "import sys\n"

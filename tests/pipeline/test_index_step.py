@@ -43,13 +43,23 @@ def test_an_approximate_index_gives_nearly_the_exact_selection(store: Path, kind
     assert list(found) == list(exact)
     shared = sum(len(set(found[query]) & set(exact[query])) for query in exact)
     assert shared >= 0.9 * 10 * len(exact)
-    assert record(store / f"selections/by-{kind}@1")["queries"] == {"total": 16, "short": 0, "excluded_query": 0, "excluded_duplicate_text": 0}
+    assert record(store / f"selections/by-{kind}@1")["queries"] == {
+        "total": 16,
+        "short": 0,
+        "excluded_query": 0,
+        "excluded_duplicate_text": 0,
+    }
 
 
 @pytest.mark.parametrize("kind", ["ivf", "hnsw"])
 def test_there_is_one_index_a_shard_and_it_is_recorded(store: Path, kind: str) -> None:
     made = record(store / f"indexes/bc5cdr-embedder-{kind}@1")
-    assert {shard["shard"]: shard["counts"]["vectors"] for shard in made["shards"]} == {"test-00000": 16, "train-00000": 60, "train-00001": 60, "train-00002": 30}
+    assert {shard["shard"]: shard["counts"]["vectors"] for shard in made["shards"]} == {
+        "test-00000": 16,
+        "train-00000": 60,
+        "train-00001": 60,
+        "train-00002": 30,
+    }
     assert made["index"] == kind
     keys = [i["output"] for i in record(store / f"selections/by-{kind}@1")["inputs"]]
     assert keys == ["corpora/bc5cdr@1", "vectors/bc5cdr-embedder@1", f"indexes/bc5cdr-embedder-{kind}@1"]
@@ -78,5 +88,7 @@ def test_documents_excluded_after_the_index_was_built_are_not_found(tmp_path: Pa
 
 
 def test_more_cells_probed_than_there_are_is_refused(tmp_path: Path, source: str, embedder: str) -> None:
-    with pytest.raises(ValueError, match=r"index\.ivf_probes is 9 but there are only index\.ivf_lists=4 cells; set index\.ivf_probes to at most 4"):
+    with pytest.raises(
+        ValueError, match=r"index\.ivf_probes is 9 but there are only index\.ivf_lists=4 cells; set index\.ivf_probes to at most 4"
+    ):
         select(tmp_path, source, embedder, {"kind": "ivf", "ivf_lists": 4, "ivf_probes": 9})

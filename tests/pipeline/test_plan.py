@@ -110,7 +110,9 @@ def test_without_a_source_the_stores_corpus_comes_before_the_embedded_one(tmp_pa
 
 
 def test_a_corpus_that_is_nowhere_says_how_to_get_it(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no nlm_gene is embedded \(only bc5cdr, biorelex, ddi_corpus are\); give its release by --set source=DIR"):
+    with pytest.raises(
+        ValueError, match=r"no nlm_gene is embedded \(only bc5cdr, biorelex, ddi_corpus are\); give its release by --set source=DIR"
+    ):
         planned(make_recipe(tmp_path, task="nlm_gene", select={"method": "ders"}))
     with pytest.raises(ValueError, match=r"nowhere: no such file or folder"):
         planned(make_recipe(tmp_path, source=str(tmp_path / "nowhere")))
@@ -130,7 +132,14 @@ def test_the_fingerprint_covers_what_changes_bytes_and_nothing_else(tmp_path: Pa
         return Planner().plan(make_recipe(tmp_path, *overrides, **base))[-1].output.fingerprint
 
     ours = fingerprint()
-    for same in ("cluster.executor=ray", "cluster.num_workers=3", "name=other", "version=7", f"store={tmp_path}/elsewhere", "prepare.max_quarantined_share=0.5"):
+    for same in (
+        "cluster.executor=ray",
+        "cluster.num_workers=3",
+        "name=other",
+        "version=7",
+        f"store={tmp_path}/elsewhere",
+        "prepare.max_quarantined_share=0.5",
+    ):
         assert fingerprint(same) == ours, same
     for other in ("seed=1", "select.k=29", "select.keep=9", "select.repeat=1", "select.method=mmr", "select.rerank=false", "task=bc5cdr_chemical",
                   "rerank.max_length=256", "embed.max_seq_length=128", "index.kind=hnsw", "prepare.documents_per_shard=64"):  # fmt: skip
@@ -150,7 +159,11 @@ def test_gene_types_of_the_task_are_in_the_fingerprint_and_unknown_ones_are_refu
     source = tmp_path / "nlm_gene"
     source.mkdir()
     (source / "train.txt").write_text("".join(block.format(n) for n in range(10, 14)))
-    data: dict[str, Any] = {"task": "nlm_gene", "source": str(source), "select": {"method": "longest", "queries": "dev", "dev_share": 0.3, "keep": 2}}
+    data: dict[str, Any] = {
+        "task": "nlm_gene",
+        "source": str(source),
+        "select": {"method": "longest", "queries": "dev", "dev_share": 0.3, "keep": 2},
+    }
     by_default, spelled, genes = (
         Planner().plan(make_recipe(tmp_path, **data, **types))[-1].output.fingerprint
         for types in ({}, {"nlm_gene_types": ["Gene", "FamilyName", "DomainMotif"]}, {"nlm_gene_types": ["Gene"]})
@@ -171,12 +184,16 @@ def test_a_method_or_option_that_does_not_exist_is_named_before_any_work(tmp_pat
 
 
 def test_a_model_that_is_not_there_is_named_before_any_work(tmp_path: Path, corpus: str) -> None:
-    with pytest.raises(ValueError, match="no model at /nowhere/model; give a folder, a hub id like org/name, or one of offline:all-minilm-l6-v2"):
+    with pytest.raises(
+        ValueError, match="no model at /nowhere/model; give a folder, a hub id like org/name, or one of offline:all-minilm-l6-v2"
+    ):
         run(tmp_path, source=corpus, embed={"model": "/nowhere/model"}, select={"rerank": False})
     assert not (tmp_path / "store").exists()
 
 
-def test_a_dry_run_prints_a_line_a_step_and_makes_nothing(tmp_path: Path, corpus: str, embedder: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_prints_a_line_a_step_and_makes_nothing(
+    tmp_path: Path, corpus: str, embedder: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = make_recipe(tmp_path, source=corpus, embed={"model": embedder}, select={"rerank": False})
     run_recipe(recipe, dry_run=True)
     lines = capsys.readouterr().out.splitlines()

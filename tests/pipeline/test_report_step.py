@@ -180,9 +180,7 @@ def variants(tmp_path_factory: pytest.TempPathFactory, embedder: str) -> Path:
 def test_other_settings_are_lines_of_their_own(variants: Path, tmp_path: Path) -> None:
     page = make_report([str(variants)], tmp_path / "report.html")
     found = table(page)
-    assert sorted(method for _, method in found) == [
-        f"similarity ({name})" for name in ("exact", "five", "hnsw", "with-dev")
-    ]
+    assert sorted(method for _, method in found) == [f"similarity ({name})" for name in ("exact", "five", "hnsw", "with-dev")]
     assert {row["num_draws"] for row in found.values()} == {"1"}
     assert len({row["sources"] for row in found.values()}) == 4
 
@@ -201,7 +199,9 @@ def test_carved_queries_of_another_seed_are_another_comparison(tmp_path: Path) -
 def test_stores_side_by_side_are_not_mixed(tmp_path: Path) -> None:
     for name, start in (("a", 0), ("b", 100)):
         (tmp_path / name).mkdir()
-        source = str(write_corpus(tmp_path / name / "bc5cdr", train=documents(range(start, start + 12), name), test=documents(range(40, 43), "t")))
+        source = str(
+            write_corpus(tmp_path / name / "bc5cdr", train=documents(range(start, start + 12), name), test=documents(range(40, 43), "t"))
+        )
         run(tmp_path / name, source=source, select={"method": "longest", "k": 10, "keep": KEEP})
     page = make_report([str(tmp_path / "a/store"), str(tmp_path / "b/store")], tmp_path / "report.html")
     found = json.loads(page.with_suffix(".json").read_text())

@@ -26,7 +26,11 @@ def settings(corpus: str, embedder: str, cross_encoder: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, settings: dict[str, Any]) -> Path:
     """A selection by each method, six kept of twelve."""
-    cells = [{"label": f"{method}-{label}", "method": method, "rerank": rerank} for method in known_methods() for label, rerank in (("plain", False), ("reranked", True))]
+    cells = [
+        {"label": f"{method}-{label}", "method": method, "rerank": rerank}
+        for method in known_methods()
+        for label, rerank in (("plain", False), ("reranked", True))
+    ]
     return run(tmp_path_factory.mktemp("selected"), **settings, select={"k": 12, "keep": 6}, matrix={"select": cells})
 
 
@@ -72,7 +76,7 @@ def test_similarity_is_the_cosine_ranking(store: Path) -> None:
     pool = sorted(id_ for id_ in unit if id_.startswith("d") and int(id_[1:]) < 24)
     for query, chosen in ranked(store / "selections/r-similarity-plain@1").items():
         scores = {id_: float(unit[id_].astype(np.float64) @ unit[query].astype(np.float64)) for id_ in pool}
-        expected = sorted(pool, key=lambda id_: (-np.float32(scores[id_]), id_))[:6]  # noqa: B023
+        expected = sorted(pool, key=lambda id_: (-np.float32(scores[id_]), id_))[:6]
         assert [row["example_id"] for row in chosen] == expected
         assert [row["retrieval_score"] for row in chosen] == [np.float32(scores[id_]) for id_ in expected]
 
@@ -190,7 +194,9 @@ def test_a_query_without_a_vector_is_quarantined_and_listed_without_examples(tmp
     assert record(output)["counts"]["quarantined"] == 1
 
 
-def test_a_pair_that_cannot_be_scored_leaves_the_list_and_is_told(tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_cannot_be_scored_leaves_the_list_and_is_told(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import BertForSequenceClassification
 
     real = BertForSequenceClassification.forward

@@ -18,7 +18,15 @@ METHODS = ["reranked", "cosine", "bm25", "random"]
 
 def settings(embedder: str, **train: Any) -> dict[str, Any]:
     """A recipe over the embedded corpus that trains in a second or two."""
-    small = {"max_length": 64, "epochs": 2, "candidates_per_query": 30, "batch_size": 2, "learning_rate": 1e-3, "threads": 1, "checkpoint_every_steps": 5}
+    small = {
+        "max_length": 64,
+        "epochs": 2,
+        "candidates_per_query": 30,
+        "batch_size": 2,
+        "learning_rate": 1e-3,
+        "threads": 1,
+        "checkpoint_every_steps": 5,
+    }
     return {
         "job": "train_reranker",
         "task": "biorelex",
@@ -59,7 +67,9 @@ def test_the_record_says_what_was_trained_and_how_it_ranks(trained: Path) -> Non
             assert row[score]["num"] == training["held_out_queries"]
     files = {entry["file"] for entry in made["files"]}
     assert {"model/model.safetensors", "model/config.json"} <= files
-    assert files == {f"model/{path.relative_to(trained / OUTPUT / 'model')}" for path in (trained / OUTPUT / "model").rglob("*") if path.is_file()}
+    assert files == {
+        f"model/{path.relative_to(trained / OUTPUT / 'model')}" for path in (trained / OUTPUT / "model").rglob("*") if path.is_file()
+    }
 
 
 def test_the_shard_is_the_loss_trace(trained: Path) -> None:
@@ -69,14 +79,16 @@ def test_the_shard_is_the_loss_trace(trained: Path) -> None:
 
 
 def test_checkpoints_go_when_they_have_served(trained: Path) -> None:
-    assert not [path for path in (trained / OUTPUT).rglob("*.pt")]
+    assert not list((trained / OUTPUT).rglob("*.pt"))
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Ends a training in the middle."""
 
 
-def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, trained: Path, embedder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(
+    tmp_path: Path, trained: Path, embedder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, seen = library.train, []
 
     def stopped(*arguments: Any) -> Any:
@@ -86,12 +98,12 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, t
             progress(state)
             seen.append(state.step)
             if state.step == 8:
-                raise Stopped("the machine went away")
+                raise StoppedError("the machine went away")
 
         return real(*others, watch)
 
     monkeypatch.setattr(library, "train", stopped)
-    with pytest.raises(UnitsFailedError, match="training: Stopped: the machine went away"):
+    with pytest.raises(UnitsFailedError, match="training: StoppedError: the machine went away"):
         run(tmp_path, **settings(embedder))
     output = tmp_path / "store" / OUTPUT
     assert not (output / "record.json").exists()
@@ -111,7 +123,9 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bytes(tmp_path: Path, t
     assert ours == whole
 
 
-def test_how_often_checkpoints_are_written_is_not_part_of_the_fingerprint_and_the_seed_is(tmp_path: Path, trained: Path, embedder: str) -> None:
+def test_how_often_checkpoints_are_written_is_not_part_of_the_fingerprint_and_the_seed_is(
+    tmp_path: Path, trained: Path, embedder: str
+) -> None:
     run(tmp_path, **settings(embedder, checkpoint_every_steps=1000))
     same, ours = record(trained / OUTPUT), record(tmp_path / "store" / OUTPUT)
     assert ours["fingerprint"] == same["fingerprint"]
@@ -134,7 +148,9 @@ def test_a_selection_uses_the_model_that_the_recipe_trains(trained: Path, tmp_pa
 
 
 def test_several_tasks_need_a_name(tmp_path: Path, embedder: str) -> None:
-    with pytest.raises(ValueError, match=r"train_reranker\.tasks lists several tasks, so the reranker needs a name; set train_reranker\.name=joint"):
+    with pytest.raises(
+        ValueError, match=r"train_reranker\.tasks lists several tasks, so the reranker needs a name; set train_reranker\.name=joint"
+    ):
         make_recipe(tmp_path, **settings(embedder, tasks=["biorelex", "bc5cdr_disease"]))
 
 
@@ -165,7 +181,9 @@ def test_nothing_of_dev_or_test_is_trained_on(tmp_path: Path, embedder: str, mon
     test = documents(range(40, 46), "t")
     twins = [(f"twin{n}", *parts) for n, (_, *parts) in enumerate(test)]
     source = write_corpus(tmp_path / "bc5cdr", train=[*documents(range(40)), *twins], test=test)
-    store = run(tmp_path, **{**settings(embedder), "task": "bc5cdr_disease", "source": str(source)}, select={"queries": "dev", "dev_share": 0.2})
+    store = run(
+        tmp_path, **{**settings(embedder), "task": "bc5cdr_disease", "source": str(source)}, select={"queries": "dev", "dev_share": 0.2}
+    )
     output = store / "rerankers/bc5cdr_disease@1"
     select = {**settings(embedder), "job": "select_examples", "task": "bc5cdr_disease", "source": str(source), "name": "dev"}
     run(tmp_path, **select, select={"queries": "dev", "dev_share": 0.2, "method": "ders", "keep": 3})
