@@ -237,11 +237,11 @@ class Reference:
             pieces += (steps - 1) // every * every
         return pieces
 
-    def copy_inputs(self, job: Job, store: Path) -> None:
+    def copy_inputs(self, job: Job, store: Path, copy: Callable[[str, str], object] = os.link) -> None:
         """A store with the job's inputs alone: links, because outputs are never changed in place."""
         store.mkdir()
         for kind in job.reads:
-            shutil.copytree(self.store / kind, store / kind, copy_function=os.link)
+            shutil.copytree(self.store / kind, store / kind, copy_function=copy)
 
 
 def pieces_done(output: Path) -> int:
@@ -292,7 +292,7 @@ def strike(reference: Reference, job: Job, moment: Moment, rng: random.Random, w
         run.clear()
     if code is None:
         kill.problems.append(f"the run hung for {patience_s:.0f} s after its {moment.victim} was killed")
-    kill.problems += _half_made(reference.output(job), output)
+    kill.problems += half_made(reference.output(job), output)
 
     while code != 0 and kill.reruns < MAX_RERUNS:
         kill.reruns += 1
@@ -368,7 +368,7 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_ino, status.st_mtime_ns
 
 
-def _half_made(reference: Path, output: Path) -> list[str]:
+def half_made(reference: Path, output: Path) -> list[str]:
     """What looks finished after the kill and is not: a shard that is not whole, a record before its time."""
     if (output / "record.json").exists():
         return differences(reference, output)

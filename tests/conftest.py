@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
+from s3_server import KEY, SECRET, S3Server
+
+# A busy machine is no reason to fail: how long one example takes says nothing here.
+hypothesis.settings.register_profile("bioie", deadline=None)
+hypothesis.settings.load_profile("bioie")
 
 for name, value in {
     "HF_HUB_OFFLINE": "1",
@@ -30,3 +40,49 @@ def corpora_dir() -> Path:
 def repository() -> Path:
     """The checkout."""
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def s3_server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server with a bucket, its credentials in the environment."""
+    endpoint = os.environ.get("BIOIE_TEST_S3")
+    if endpoint:
+        if not {KEY, SECRET} <= os.environ.keys():
+            pytest.skip(f"BIOIE_TEST_S3 is set, but {KEY} and {SECRET} are not")
+        region = os.environ.get("AWS_REGION", "us-east-1")
+        server = S3Server(endpoint.rstrip("/"), {KEY: os.environ[KEY], SECRET: os.environ[SECRET], "AWS_REGION": region})
+    else:
+        script = repository / "scripts/s3_server.sh"
+        if subprocess.run([script, "path"], stdout=subprocess.DEVNULL, check=False).returncode != 0:
+            pytest.skip("no S3 server: build one with scripts/s3_server.sh build (needs Go), or set BIOIE_TEST_S3 to the URL of one")
+        server = S3Server.own(script, tmp_path_factory.mktemp("s3"))
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in server.environment.items():
+            environment.setenv(name, value)
+        environment.delenv("AWS_SESSION_TOKEN", raising=False)
+        server.start()
+        try:
+            server.make_bucket()
+            yield server
+            server.drop_bucket()
+        finally:
+            server.stop()
+
+
+@dataclass(frozen=True)
+class S3Store:
+    """An empty place in the bucket."""
+
+    url: str
+    server: S3Server
+
+    @property
+    def settings(self) -> list[str]:
+        """What a recipe needs to use it."""
+        return [f"store={self.url}", f"storage.endpoint={self.server.endpoint}"]
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> S3Store:
+    """An empty store on the S3 server."""
+    return S3Store(f"s3://{s3_server.bucket}/{secrets.token_hex(6)}/store", s3_server)

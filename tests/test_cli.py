@@ -183,7 +183,7 @@ def test_show_prints_counts_and_provenance_for_people(source: Path, out: Path) -
     text = bioie("show", out).out
     assert "corpora bc5cdr@1" in text
     assert "train" in text
-    assert shown(out)["fingerprint"][:32] in text
+    assert shown(out)["fingerprint"][:16] in text
 
 
 def test_the_same_version_with_another_setting_prints_the_difference(source: Path, out: Path) -> None:

@@ -1,0 +1,243 @@
+"""What a run leaves when it is killed, when the disk is full, when a document is bad, and when another run does the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pipeline_builders import best, documents, make_recipe, quarantine, record, run, vectors, write_corpus
+
+from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.store import StoreAddress
+from bioie_ray.pipeline.job import main
+
+# Nothing here needs the cross-encoder, so that a run is short beside Ray's start.
+SETTINGS = (
+    "matrix={}",
+    "name=chaos",
+    "task=biorelex",
+    "prepare.documents_per_shard=2",
+    "embed.max_seq_length=64",
+    "select.rerank=false",
+    "select.k=12",
+)
+POISONED = "d005"
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def chaos(repository: Path) -> ModuleType:
+    """``scripts/chaos.py``."""
+    return load(repository / "scripts/chaos.py")
+
+
+@pytest.fixture(scope="module")
+def reference(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Undisturbed outputs, made in one plain process each: what Ray makes must be the same."""
+    work = tmp_path_factory.mktemp("reference")
+    inline = chaos.Reference(work / "store", chaos.RECIPE, (*SETTINGS, "cluster.executor=inline"))
+    inline.make([chaos.JOBS["embed"], select_job(chaos)], work / "log")
+    return replace(inline, settings=SETTINGS)
+
+
+def select_job(chaos: ModuleType) -> Any:
+    return chaos.Job("select_examples", "selections", ("corpora", "vectors"))
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(1_800)
+@pytest.mark.parametrize("victim", ["driver", "worker", "raylet"])
+@pytest.mark.parametrize("name", ["prepare_corpora", "embed", "select_examples"])
+def test_a_killed_run_goes_on_to_the_same_bytes(chaos: ModuleType, reference: Any, tmp_path: Path, name: str, victim: str) -> None:
+    job = select_job(chaos) if name == "select_examples" else chaos.JOBS[name]
+    for pieces in (4, 3, 2, 1):  # a run that was over before it could be hit is tried again, earlier
+        try:
+            kill = chaos.strike(reference, job, chaos.Moment(victim, pieces, 1.0, 0.0), random.Random(0), tmp_path)
+        except chaos.NotHitError:
+            continue
+        assert kill.problems == []
+        if kill.is_half_way:
+            break
+    else:
+        pytest.fail("no run was hit while some of its shards were done and some were not")
+    if victim != "worker":
+        assert kill.first_exit != 0
+        assert kill.reruns >= 1
+        assert kill.shards_kept >= pieces
+
+
+def poison(store: Path, target: Path) -> None:
+    """The corpus of ``store`` again in ``target``, with one text emptied as a faulty tool of somebody else might do."""
+    source = Output(StoreAddress(str(store)), "corpora/bc5cdr@1")
+    poisoned = Output(StoreAddress(str(target)), source.key, {**source.record()["payload"], "source": "somebody else's"})
+    poisoned.claim()
+    for shard in source.shards():
+        table = source.read_shard(shard)
+        texts = ["" if id_ == POISONED else text for id_, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)]
+        if "" in texts:
+            table = table.set_column(table.schema.get_field_index("text"), table.schema.field("text"), [texts])
+        poisoned.commit(shard, table, {})
+    poisoned.finish({**source.record(), "payload": poisoned.payload, "fingerprint": poisoned.fingerprint})
+
+
+def test_a_poisoned_document_fails_its_own_row(tmp_path: Path, embedder: str) -> None:
+    corpus = write_corpus(tmp_path / "bc5cdr", train=documents(range(12)), test=documents(range(40, 44), "t"))
+    settings = {
+        "task": "bc5cdr_disease",
+        "prepare": {"documents_per_shard": 4},
+        "embed": {"model": embedder},
+        "select": {"rerank": False, "k": 12},
+    }
+    clean = run(tmp_path, source=str(corpus), **settings)
+    poison(clean, tmp_path / "poisoned")
+    make_recipe(tmp_path, **settings, store=str(tmp_path / "poisoned"))
+    assert main("select_examples", "", ["--recipe", str(tmp_path / "recipe.yaml")]) == 0
+
+    (made,) = (tmp_path / "poisoned/vectors").iterdir()
+    told = quarantine(made)
+    assert [(one["id"], one["reason"]) for one in told] == [(POISONED, "the text is empty")]
+    assert record(made)["counts"]["quarantined"] == 1
+    others = vectors(clean / "vectors" / made.name)
+    del others[POISONED]
+    assert vectors(made).keys() == others.keys()
+    selection = best(tmp_path / "poisoned/selections/r@1")
+    assert selection.keys() == {f"t{n:03d}" for n in range(40, 44)}
+    assert all(len(chosen) == 10 and POISONED not in chosen for chosen in selection.values())
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("a small file system can only be mounted by root")
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path, free_bytes: int) -> Path:
+    """A file that leaves only so much space."""
+    ballast = disk / "ballast"
+    status = os.statvfs(disk)
+    ballast.write_bytes(b"x" * (status.f_bavail * status.f_frsize - free_bytes))
+    return ballast
+
+
+@pytest.mark.parametrize("name", ["prepare_corpora", "embed"])
+def test_a_full_disk_leaves_no_shard_that_looks_complete(
+    chaos: ModuleType, small_disk: Path, tmp_path: Path, embedder: str, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    job = chaos.JOBS[name]
+    settings = {"job": name, "task": "biorelex", "prepare": {"documents_per_shard": 2}, "embed": {"model": embedder}}
+    undisturbed = run(tmp_path, **settings)
+    reference = chaos.Reference(undisturbed, tmp_path / "recipe.yaml", ())
+    reference.copy_inputs(job, small_disk / "store", shutil.copy2)  # another file system takes no links
+    output = small_disk / "store" / job.kind / reference.output(job).name
+    arguments = ["--recipe", str(tmp_path / "recipe.yaml"), "--set", f"store={small_disk / 'store'}"]
+
+    ballast = fill(small_disk, free_bytes=100 * 1024)
+    assert main(name, "", arguments) == 1
+    said = capsys.readouterr().err
+    assert "no space for" in said
+    assert "free some, or set store= to another disk" in said
+    assert "Traceback" not in said
+    assert not (output / "record.json").exists()
+    assert chaos.half_made(reference.output(job), output) == []
+    before = chaos.Before(output)
+    assert 0 < len(before.markers) < reference.num_pieces(job)
+    assert not [path for path in output.rglob(".tmp-*")]
+
+    ballast.unlink()
+    assert main(name, "", arguments) == 0
+    assert before.made_again() == []
+    assert chaos.differences(reference.output(job), output) == []
+
+
+def at_once(repository: Path, recipe: Path, name: str, settings: Sequence[str]) -> list[str]:
+    """What two processes said that ran the same job at the same time; both must have succeeded."""
+    command = [sys.executable, str(repository / f"jobs/{name}.py"), "--recipe", str(recipe)]
+    command += [argument for setting in settings for argument in ("--set", setting)]
+    environment = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=500)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+    return said
+
+
+def test_two_runs_at_once_make_one_output(chaos: ModuleType, repository: Path, tmp_path: Path) -> None:
+    data = {"task": "biorelex", "prepare": {"documents_per_shard": 1}, "select": {"method": "bm25", "k": 12}}
+    undisturbed = run(tmp_path, **data)
+    said = at_once(repository, tmp_path / "recipe.yaml", "select_examples", [f"store={tmp_path / 'both'}"])
+    for key in ("corpora/embedded_biorelex@1", "selections/r@1"):
+        assert chaos.differences(undisturbed / key, tmp_path / "both" / key) == []
+        lines = [line for text in said for line in text.splitlines() if line.endswith(str(tmp_path / "both" / key))]
+        second = [line for line in lines if "another run of the same recipe finished it first" in line or "done before" in line]
+        assert (len(lines), len(second)) == (2, 1)
+
+
+@pytest.mark.slow
+def test_two_trainings_at_once_make_one_model(chaos: ModuleType, repository: Path, tmp_path: Path, embedder: str) -> None:
+    small = {"base_model": embedder, "max_length": 64, "epochs": 6, "batch_size": 2, "threads": 1, "checkpoint_every_steps": 1}
+    data = {
+        "job": "train_reranker",
+        "task": "biorelex",
+        "embed": {"model": embedder},
+        "train_reranker": small,
+        "rerank": {"max_length": 64},
+    }
+    undisturbed = run(tmp_path, **data)
+    store = tmp_path / "both"
+    for kind in ("corpora", "vectors"):
+        shutil.copytree(undisturbed / kind, store / kind)
+    said = at_once(repository, tmp_path / "recipe.yaml", "train_reranker", [f"store={store}"])
+    assert (
+        sum(
+            "another run of the same recipe finished it first" in text or "training reranker biorelex@1: done before" in text
+            for text in said
+        )
+        == 1
+    )
+    key = "rerankers/biorelex@1"
+    assert chaos.differences(undisturbed / key, store / key) == []
+    assert not list(store.glob(f"{key}/_checkpoints/*"))
+
+
+def test_records_of_runs_are_compared_by_what_lasts(chaos: ModuleType, tmp_path: Path) -> None:
+    """The comparison itself: other timings are the same output, another byte is not."""
+    folders = [tmp_path / name for name in ("one", "other")]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "record.json").write_text(json.dumps({"fingerprint": "f", "timings": number}))
+        (folder / "train-00000.parquet").write_bytes(b"same")
+    assert chaos.differences(*folders) == []
+    (folders[0] / "train-00000.parquet").write_bytes(b"else")
+    (folders[1] / "train-00001.parquet").write_bytes(b"more")
+    assert chaos.differences(*folders) == [
+        "train-00000.parquet differs from the undisturbed run",
+        "train-00001.parquet is in one run only",
+    ]
