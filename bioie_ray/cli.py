@@ -19,9 +19,7 @@ app = typer.Typer(
 )
 CORPORA = ("bc5cdr", "ncbi_disease", "nlm_gene", "chemdner", "ddi_corpus", "biorelex")
 
-Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the recipe; repeatable")
-]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the recipe; repeatable")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="print the tracebacks of failed shards")]
 
 
@@ -56,9 +54,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def main(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")
-    ] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and exit")] = False,
 ) -> None:
     """Options of the command itself."""
 
@@ -68,9 +64,7 @@ def main(
 def prepare(
     corpus: Annotated[str, typer.Argument(help=f"one of {', '.join(CORPORA)}", autocompletion=_complete_corpus)],
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="where to: STORE/corpora/NAME@VERSION, a folder or an s3:// URL")],
-    source: Annotated[
-        str | None, typer.Argument(help="folder or file of the release, or hub:ORG/NAME; left out with --download")
-    ] = None,
+    source: Annotated[str | None, typer.Argument(help="folder or file of the release, or hub:ORG/NAME; left out with --download")] = None,
     download: Annotated[bool, typer.Option("--download", help="fetch the official release first")] = False,
     url: Annotated[list[str] | None, typer.Option("--url", help="with --download: fetch from here instead; repeatable")] = None,
     sha256: Annotated[

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -65,7 +64,7 @@ def seconds_after_first(recipe: Recipe, executor: str, threads: int) -> float:
     step.output.claim()
     moments: list[float] = []
 
-    def on_done(unit: str, failure: object) -> None:
+    def on_done(_: str, failure: object) -> None:
         assert failure is None, failure
         moments.append(time.perf_counter())
 
@@ -93,9 +92,7 @@ def bench_ray(options: argparse.Namespace) -> None:
 
 def multiply_queries(corpus: Output, target: Output, num_queries: int) -> None:
     """A corpus with ``num_queries`` test documents: the real ones over and over, each with another first word."""
-    markers = []
-    for shard in corpus.shards(["train"]):
-        markers.append(target.commit(shard, corpus.read_shard(shard), {}))
+    markers = [target.commit(shard, corpus.read_shard(shard), {}) for shard in corpus.shards(["train"])]
     originals = [d for shard in corpus.shards(["test"]) for d in from_table(corpus.read_shard(shard))]
 
     def copies() -> Iterator[object]:

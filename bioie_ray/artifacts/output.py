@@ -119,9 +119,7 @@ class Output:
         found = (Marker.from_json(self.store.read(key)) for key in keys)
         return {marker.shard: marker for marker in found}
 
-    def commit(
-        self, shard: str, table: pa.Table, counts: Mapping[str, int], quarantined: Sequence[Mapping[str, Any]] = ()
-    ) -> Marker:
+    def commit(self, shard: str, table: pa.Table, counts: Mapping[str, int], quarantined: Sequence[Mapping[str, Any]] = ()) -> Marker:
         """Write a shard, then its quarantine, then its marker; a shard somebody else finished first is theirs.
 
         Raises:

@@ -251,5 +251,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _explain(error: OSError, target: Path, num_bytes: int) -> StoreError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StoreError(f"no space for {target} ({num_bytes:,} bytes): free some, or set store= to another disk; nothing half-written was kept")
+        return StoreError(
+            f"no space for {target} ({num_bytes:,} bytes): free some, or set store= to another disk; nothing half-written was kept"
+        )
     return StoreError(f"cannot write {target}: {error.strerror}; check that store= is a folder you may write to")

@@ -69,7 +69,10 @@ class Recipe(Settings):
     rerank: RerankSettings = RerankSettings()
     select: SelectSettings = SelectSettings()
     cluster: ClusterSettings = ClusterSettings()
-    matrix: dict[str, tuple[Any, ...]] = Field(default_factory=dict, description="dotted key -> values; cells are the product, and a value that is a section may have a `label` for the cell's name")
+    matrix: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict,
+        description="dotted key -> values; cells are the product, and a value that is a section may have a `label` for the cell's name",
+    )
 
     @field_validator("version", "corpus_version", mode="before")
     @classmethod

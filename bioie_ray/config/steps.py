@@ -27,9 +27,7 @@ Threads = Field(default=1, ge=1, description="CPU threads per actor; fixed, beca
 class PrepareSettings(Settings):
     """How a corpus becomes parquet shards."""
 
-    format: str = Field(
-        default="auto", description="source format, or `auto`: the first of the corpus's formats found in the source"
-    )
+    format: str = Field(default="auto", description="source format, or `auto`: the first of the corpus's formats found in the source")
     documents_per_shard: int = Field(default=128, ge=1)
     max_quarantined_share: float = Field(
         default=0.01, ge=0.0, le=1.0, description="above this share of quarantined documents the job fails"
@@ -114,7 +112,9 @@ class TrainRerankerSettings(Settings):
 
     tasks: tuple[TaskName, ...] = Field(default=(), description="tasks whose training documents make pairs; empty: the recipe's task")
     name: str | None = Field(
-        default=None, pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$", description="name of the output; left out: the task's (needed for several tasks)"
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$",
+        description="name of the output; left out: the task's (needed for several tasks)",
     )
     base_model: str = "offline:all-minilm-l6-v2"
     max_length: int = Field(default=512, ge=16, description="tokens of a pair")
@@ -157,8 +157,7 @@ class SelectSettings(Settings):
         tests = [split for split in self.pool if split.startswith("test")]
         if tests or not self.pool:
             raise ValueError(
-                f"select.pool is {list(self.pool)}: examples come from train and dev only, never from a test split; "
-                "set select.pool=[train]"
+                f"select.pool is {list(self.pool)}: examples come from train and dev only, never from a test split; set select.pool=[train]"
             )
         return self
 

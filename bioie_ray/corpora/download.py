@@ -102,9 +102,7 @@ def download(corpus: str, into: Path, release: Release, progress: Progress = lam
             staged = Path(folder) / corpus
             staged.mkdir()
             fetched = tuple(_fetch(file, staged, progress) for file in release.files)
-            (staged / _NOTE).write_text(
-                json.dumps([asdict(file) for file in fetched], indent=2) + "\n", encoding="utf-8"
-            )
+            (staged / _NOTE).write_text(json.dumps([asdict(file) for file in fetched], indent=2) + "\n", encoding="utf-8")
             staged.rename(target)
     except OSError as error:
         raise SourceError(_explain_disk(error, into)) from None
@@ -121,9 +119,7 @@ def with_checksums(release: Release, checksums: tuple[str, ...]) -> Release:
         return release
     if len(checksums) != len(release.files):
         names = ", ".join(file.name for file in release.files)
-        raise SourceError(
-            f"{len(checksums)} checksums for {len(release.files)} files ({names}); give one for each, in order"
-        )
+        raise SourceError(f"{len(checksums)} checksums for {len(release.files)} files ({names}); give one for each, in order")
     for checksum in checksums:
         if len(checksum) != 64 or not set(checksum.lower()) <= set("0123456789abcdef"):
             raise SourceError(f"{checksum!r} is no SHA-256: 64 hexadecimal digits, as sha256sum prints them")
@@ -165,15 +161,11 @@ def _fetch(file: ReleaseFile, folder: Path, progress: Progress) -> Fetched:
                 f"Fetch it by hand, look at it, and pass --sha256 {sha256} if it is what you want."
             )
         verified = file.sha256 is not None
-        how = (
-            "as expected" if verified else f"not known before: trusted on first use; pass --sha256 {sha256} from now on"
-        )
+        how = "as expected" if verified else f"not known before: trusted on first use; pass --sha256 {sha256} from now on"
         progress(f"{file.name}: {num_bytes:,} bytes from {url}, SHA-256 {how}")
         unpack(path, folder / path.name.partition(".")[0])
         return Fetched(url, file.name, sha256, num_bytes, verified)
-    raise SourceError(
-        "\n".join([f"{file.name} could not be fetched; get it by hand and give its folder as the source:", *failures])
-    )
+    raise SourceError("\n".join([f"{file.name} could not be fetched; get it by hand and give its folder as the source:", *failures]))
 
 
 class _UnreachableError(Exception):
@@ -195,9 +187,7 @@ def _retrieve(url: str, path: Path) -> tuple[int, str]:
     except urllib.error.HTTPError as error:
         raise _UnreachableError(f"the server answers {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
-        raise _UnreachableError(
-            f"no answer ({error.reason}); is there a network, or a proxy to set in https_proxy?"
-        ) from None
+        raise _UnreachableError(f"no answer ({error.reason}); is there a network, or a proxy to set in https_proxy?") from None
     except (TimeoutError, ConnectionError, http.client.HTTPException) as error:
         raise _UnreachableError(f"the connection broke off ({error})") from None
     if expected is not None and num_bytes < int(expected):

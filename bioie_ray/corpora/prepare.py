@@ -147,9 +147,7 @@ def summarise(counts: Iterable[tuple[str, SplitCounts]]) -> dict[str, dict[str, 
     return {"splits": {split: total.as_dict() for split, total in totals.items()}}
 
 
-def check_quarantine(
-    splits: Mapping[str, Mapping[str, int]], max_share: float, rejected: Iterable[Rejected] = ()
-) -> None:
+def check_quarantine(splits: Mapping[str, Mapping[str, int]], max_share: float, rejected: Iterable[Rejected] = ()) -> None:
     """Refuse a corpus of which too much was quarantined.
 
     Args:
@@ -230,9 +228,7 @@ class _Shard:
         )
 
 
-def _admit(
-    item: Read, files: Sequence[SourceFile], settings: PrepareSettings, seen: SeenDocuments
-) -> Read | _Duplicate:
+def _admit(item: Read, files: Sequence[SourceFile], settings: PrepareSettings, seen: SeenDocuments) -> Read | _Duplicate:
     """The document if it may be kept, else why not. The one gate that every reader's documents pass."""
     if isinstance(item, Rejected):
         return item
@@ -240,8 +236,7 @@ def _admit(
         return _reject(
             item,
             files,
-            f"{len(item.text):,} characters, more than the limit of {settings.max_document_chars:,} "
-            "(prepare.max_document_chars)",
+            f"{len(item.text):,} characters, more than the limit of {settings.max_document_chars:,} (prepare.max_document_chars)",
         )
     try:
         document = check(item)

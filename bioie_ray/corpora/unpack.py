@@ -50,9 +50,7 @@ def unpack(path: Path, into: Path, max_bytes: int = MAX_UNPACKED_BYTES) -> None:
         else:
             return
     except _BROKEN as error:
-        raise SourceError(
-            f"{path.name}: not a readable archive ({error}); it is cut off, or not what the address says"
-        ) from None
+        raise SourceError(f"{path.name}: not a readable archive ({error}); it is cut off, or not what the address says") from None
     path.unlink()
 
 

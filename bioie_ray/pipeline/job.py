@@ -34,7 +34,8 @@ def set_environment() -> None:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys():
+    # Ray reads its mode once, at import: set later, it would hold for the servers that Ray starts and not for this process.
+    if "ray" not in sys.modules and not {"RAY_ADDRESS", "RAY_AUTH_MODE"} & os.environ.keys():
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 

@@ -91,10 +91,7 @@ class PrepareStep:
         Raises:
             SourceError: more was quarantined than ``max_quarantined_share`` allows.
         """
-        counts = [
-            (name.rpartition("-")[0], SplitCounts(**marker.counts))
-            for name, marker in sorted(markers.items())
-        ]
+        counts = [(name.rpartition("-")[0], SplitCounts(**marker.counts)) for name, marker in sorted(markers.items())]
         order = get_args(Split)
         summary = summarise(sorted(counts, key=lambda pair: order.index(pair[0])))
         check_quarantine(summary["splits"], self.settings.max_quarantined_share, quarantined(self.output, markers))

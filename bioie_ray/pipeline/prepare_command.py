@@ -40,7 +40,9 @@ def prepare_corpus(
     """
     info = corpus_info(corpus)
     if (source is None) != download:
-        raise ValueError(f"give either the folder of the {corpus} release or --download, for example: bioie prepare {corpus} DIR --out {out}")
+        raise ValueError(
+            f"give either the folder of the {corpus} release or --download, for example: bioie prepare {corpus} DIR --out {out}"
+        )
     store, key, version = _split_place(out)
     fetched = _fetch(corpus, info.release, urls, sha256) if source is None else None
     place = str(fetched.folder) if fetched else str(source)

@@ -311,7 +311,9 @@ def _provenance(source: str, output: Output, record: Mapping[str, Any]) -> Prove
     if "model" in record:
         models["embedder"] = str(record["model"])
     if record.get("reranked"):
-        models["reranker"] = str(recipe["rerank"]["model"] or next(i["output"] for i in record["inputs"] if i["output"].startswith("rerankers/")))
+        models["reranker"] = str(
+            recipe["rerank"]["model"] or next(i["output"] for i in record["inputs"] if i["output"].startswith("rerankers/"))
+        )
     return Provenance(
         source=source,
         path=output.key,

@@ -94,7 +94,13 @@ def training_data(corpora: Sequence[TrainingCorpus], settings: TrainRerankerSett
 
 
 def held_out_rankings(
-    corpora: Sequence[TrainingCorpus], data: TrainingData, rerank: RerankSettings, settings: TrainRerankerSettings, model: str, seed: int, dev_share: float
+    corpora: Sequence[TrainingCorpus],
+    data: TrainingData,
+    rerank: RerankSettings,
+    settings: TrainRerankerSettings,
+    model: str,
+    seed: int,
+    dev_share: float,
 ) -> list[dict[str, Any]]:
     """nDCG@10 and gold coverage@10 on the held-out queries: reranked, by cosine alone, by BM25, and drawn at random."""
     from bioie_ray.retrieval.scorer import PairScorer
@@ -160,7 +166,4 @@ def _rerank(scorer: Any, queries: Mapping[str, str], candidates: Mapping[str, Se
     pairs = [(q, places[c]) for q, query in enumerate(queries) for c in candidates[query]]
     texts = [*queries.values(), *(pool.text(id_) for id_ in places)]
     scores = iter(scorer.score(texts, np.array(pairs, dtype=np.int64).reshape(-1, 2)).scores.tolist())
-    return {
-        query: [c for _, c in sorted((-next(scores), c) for c in candidates[query])]
-        for query in queries
-    }
+    return {query: [c for _, c in sorted((-next(scores), c) for c in candidates[query])] for query in queries}

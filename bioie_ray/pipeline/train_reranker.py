@@ -149,17 +149,13 @@ class TrainRerankerWorker:
                     )
 
             model = Path(scratch) / "model"
-            result = train(
-                self._settings, data.texts, data.pairs, data.labels, model, self._seed, mirror.folder, report
-            )
+            result = train(self._settings, data.texts, data.pairs, data.labels, model, self._seed, mirror.folder, report)
             files = [
                 self._output.put_file(f"model/{path.relative_to(model).as_posix()}", path.read_bytes())
                 for path in sorted(model.rglob("*"))
                 if path.is_file()
             ]
-            rankings = held_out_rankings(
-                self._corpora, data, self._rerank, self._settings, str(model), self._seed, self._dev_share
-            )
+            rankings = held_out_rankings(self._corpora, data, self._rerank, self._settings, str(model), self._seed, self._dev_share)
         summary = {
             "training": {
                 "queries": data.num_queries,
@@ -204,5 +200,3 @@ class _Checkpoints:
         self.folder.mkdir(parents=True)
         for key in self._output.store.keys(self._prefix):
             (self.folder / key.rpartition("/")[2]).write_bytes(self._output.store.read(key))
-
-

@@ -76,7 +76,9 @@ class View:
         """
         shards = self.corpus.shards(self.settings.pool)
         if not shards:
-            raise ValueError(f"{self.corpus.location} has no {' or '.join(self.settings.pool)} split to take examples from; set select.pool")
+            raise ValueError(
+                f"{self.corpus.location} has no {' or '.join(self.settings.pool)} split to take examples from; set select.pool"
+            )
         return shards
 
     def exclusions(self) -> Exclusions:

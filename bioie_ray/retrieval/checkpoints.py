@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import secrets
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,14 @@ def save_checkpoint(folder: Path, step: int, content: dict[str, Any]) -> Path:
     """Write ``step-XXXXXXXX.pt``, flushed to disk before its name appears, then drop older files and torn remains."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{_PREFIX}{step:08d}{_SUFFIX}"
-    temporary = folder / f".{path.name}.{os.getpid()}"
+    temporary = folder / f".{path.name}.{secrets.token_hex(4)}"
     try:
         with temporary.open("wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        with suppress(FileNotFoundError):  # a second run of this training took it for torn remains: its own are as good
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

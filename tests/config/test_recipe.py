@@ -76,7 +76,7 @@ def test_unusable_recipes_say_why(tmp_path: Path, text: str, message: str) -> No
 
 
 def test_missing_recipe_says_where_recipes_are(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="no recipe at .*jobs/recipes/"):
+    with pytest.raises(RecipeError, match=r"no recipe at .*jobs/recipes/"):
         load_recipe(tmp_path / "none.yaml")
 
 

@@ -37,9 +37,7 @@ SCHEMA = pa.schema(
         ("coreferences", pa.list_(pa.struct([("id", STRING), ("entity_ids", pa.list_(STRING))]))),
         (
             "relations",
-            pa.list_(
-                pa.struct([("id", STRING), ("type", STRING), ("arg1_id", STRING), ("arg2_id", STRING), NORMALIZED])
-            ),
+            pa.list_(pa.struct([("id", STRING), ("type", STRING), ("arg1_id", STRING), ("arg2_id", STRING), NORMALIZED])),
         ),
     ]
 )
@@ -66,9 +64,7 @@ def row(id: str = "1", texts: Sequence[str] = ("Aspirin.", "An ulcer."), **chang
 
 
 def pairs(*joined: tuple[str, str], type: str = "CID") -> list[dict[str, Any]]:
-    return [
-        {"id": f"r{n}", "type": type, "arg1_id": a, "arg2_id": b, "normalized": []} for n, (a, b) in enumerate(joined)
-    ]
+    return [{"id": f"r{n}", "type": type, "arg1_id": a, "arg2_id": b, "normalized": []} for n, (a, b) in enumerate(joined)]
 
 
 def write(folder: Path, rows: Iterable[Mapping[str, Any]], name: str = "bc5cdr_bigbio_kb/train/0000.parquet") -> Path:

@@ -124,9 +124,7 @@ def test_two_versions_of_a_split_are_an_error(tmp_path: Path) -> None:
         ({"text": "NF-κB (p65) binds IκB"}, "'p65' at 27-30 is not inside the text of 21 characters"),
     ],
 )
-def test_a_bad_record_is_rejected_with_its_reason_and_the_others_survive(
-    tmp_path: Path, changes: dict[str, Any], reason: str
-) -> None:
+def test_a_bad_record_is_rejected_with_its_reason_and_the_others_survive(tmp_path: Path, changes: dict[str, Any], reason: str) -> None:
     write(tmp_path, record(0), record(1, **changes), record(2))
     first, bad, last = read(tmp_path)
     assert isinstance(first, Document)
@@ -154,9 +152,7 @@ def test_counts_of_the_real_part_equal_an_independent_count(corpora_dir: Path) -
         source = (folder / name).read_text(encoding="utf-8")
         documents = [d for d in read(folder, split) if isinstance(d, Document)]
         assert len(documents) == source.count('"paperid"') == num_records
-        spans = sum(
-            len(re.findall(r"\[\d+, \d+\]", found)) for found in re.findall(r'"mentions": (\[\[.*?\]\])', source)
-        )
+        spans = sum(len(re.findall(r"\[\d+, \d+\]", found)) for found in re.findall(r'"mentions": (\[\[.*?\]\])', source))
         assert sum(len(d.mentions) for d in documents) == spans
         labels = re.findall(r'"participants": [^}]*?"label": (-?\d)', source)
         assert [r.label for d in documents for r in d.relations] == labels

@@ -58,9 +58,7 @@ def test_nothing_there_and_no_such_corpus(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(
-        SourceError, match=r"(?s)is not a source of ddi_corpus.*ddi_xml: looked for Train/.*It holds: nothing"
-    ):
+    with pytest.raises(SourceError, match=r"(?s)is not a source of ddi_corpus.*ddi_xml: looked for Train/.*It holds: nothing"):
         find_reader("ddi_corpus", tmp_path)
 
 
@@ -73,9 +71,7 @@ def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("asked", ["ncbi_disease", "nlm_gene", "chemdner", "ddi_corpus", "biorelex", "bc5cdr"])
-def test_a_source_of_another_corpus_is_told_by_name(
-    tmp_path: Path, name: str, content: str, belongs: str, asked: str
-) -> None:
+def test_a_source_of_another_corpus_is_told_by_name(tmp_path: Path, name: str, content: str, belongs: str, asked: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)

@@ -31,9 +31,7 @@ SENTENCES = (
 def write(folder: Path, inner: str = SENTENCES, name: str = "Train/DrugBank/a.xml", id: str = "D1") -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<document id="{id}">\n{inner}\n</document>\n', encoding="utf-8"
-    )
+    path.write_text(f'<?xml version="1.0" encoding="UTF-8"?>\n<document id="{id}">\n{inner}\n</document>\n', encoding="utf-8")
     return path
 
 
@@ -263,9 +261,7 @@ def test_counts_of_the_real_part_equal_an_independent_count(corpora_dir: Path) -
         assert Counter(m.type for d in kept for m in d.mentions) == types
         pairs = [re.findall(r'<pair [^>]*?ddi="(\w+)"', source) for source in sources]
         assert [[str(r.counted).lower() for r in d.relations] for d in kept] == pairs
-        texts = [
-            [unescape(text) for text in re.findall(r'<sentence [^>]*?text="([^"]*)"', source)] for source in sources
-        ]
+        texts = [[unescape(text) for text in re.findall(r'<sentence [^>]*?text="([^"]*)"', source)] for source in sources]
         assert [d.text for d in kept] == [" ".join(parts) for parts in texts]
         for document in kept:
             for mention in document.mentions:

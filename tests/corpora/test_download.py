@@ -93,9 +93,7 @@ def test_a_release_is_fetched_checked_unpacked_and_readable(site: tuple[str, Pat
     done = download("bc5cdr", tmp_path / "out", release(f"{url}/CDR_Data.zip", sha256=digest), told.append)
 
     assert done.folder == tmp_path / "out" / "bc5cdr"
-    assert [(f.sha256, f.num_bytes, f.verified, f.name) for f in done.files] == [
-        (digest, len(data), True, "CDR_Data.zip")
-    ]
+    assert [(f.sha256, f.num_bytes, f.verified, f.name) for f in done.files] == [(digest, len(data), True, "CDR_Data.zip")]
     assert find_reader("bc5cdr", done.folder)[0].format == "pubtator"
     assert "SHA-256 as expected" in told[0]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["bc5cdr"]
@@ -128,9 +126,7 @@ def test_another_checksum_shows_both_sums_and_leaves_nothing(site: tuple[str, Pa
 def test_not_found_names_every_address_tried(site: tuple[str, Path], tmp_path: Path) -> None:
     url, _ = site
     wanted = release(f"{url}/a.zip", mirrors=(f"{url}/b.zip",))
-    with pytest.raises(
-        SourceError, match=r"(?s)a.zip could not be fetched; get it by hand.*/a.zip: .* 404 .*/b.zip: .* 404 "
-    ):
+    with pytest.raises(SourceError, match=r"(?s)a.zip could not be fetched; get it by hand.*/a.zip: .* 404 .*/b.zip: .* 404 "):
         download("bc5cdr", tmp_path / "out", wanted)
     assert left_behind(tmp_path / "out") == []
 
@@ -210,9 +206,7 @@ def test_checksums_of_the_user_are_one_a_file() -> None:
 
 
 @pytest.mark.parametrize(("pack", "name"), [(zipped, "c.zip"), (tarred, "c.tar.gz"), (tarred, "c.TGZ")])
-def test_archives_are_unpacked_and_removed(
-    tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes], name: str
-) -> None:
+def test_archives_are_unpacked_and_removed(tmp_path: Path, pack: Callable[[dict[str, bytes]], bytes], name: str) -> None:
     path = tmp_path / name
     path.write_bytes(pack({"a b/c.txt": b"1", "d.txt": b"22"}))
     unpack(path, tmp_path / "out")
@@ -224,9 +218,7 @@ def test_archives_are_unpacked_and_removed(
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:\\evil"])
 @pytest.mark.parametrize(("pack", "suffix"), [(zipped, ".zip"), (tarred, ".tar.gz")])
-def test_a_member_outside_the_folder_is_refused(
-    tmp_path: Path, name: str, pack: Callable[[dict[str, bytes]], bytes], suffix: str
-) -> None:
+def test_a_member_outside_the_folder_is_refused(tmp_path: Path, name: str, pack: Callable[[dict[str, bytes]], bytes], suffix: str) -> None:
     path = tmp_path / f"x{suffix}"
     path.write_bytes(pack({name: b"1"}))
     with pytest.raises(SourceError, match="would lie outside the folder"):

@@ -65,9 +65,7 @@ def test_what_is_no_array_is_an_error_with_its_line(tmp_path: Path, data: bytes,
         list(iter_json_array(path))
 
 
-def test_an_open_quote_does_not_read_the_whole_file_into_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_open_quote_does_not_read_the_whole_file_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_stream, "MAX_RECORD_CHARS", 200_000)
     path = tmp_path / "a.json"
     path.write_text('["' + "x" * 2_000_000, encoding="utf-8")

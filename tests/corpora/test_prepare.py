@@ -86,9 +86,7 @@ def test_negative_pairs_are_kept_but_not_counted(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     entities = "".join(f'<entity id="e{n}" charOffset="{n}-{n}" type="drug" text="{n}"/>' for n in range(3))
     pairs = "".join(f'<pair id="p{n}" e1="e{n}" e2="e2" ddi="{found}"/>' for n, found in enumerate(("true", "false")))
-    (folder / "x.xml").write_text(
-        f'<document id="1"><sentence id="s" text="012">{entities}{pairs}</sentence></document>'
-    )
+    (folder / "x.xml").write_text(f'<document id="1"><sentence id="s" text="012">{entities}{pairs}</sentence></document>')
     (shard,) = iter_corpus(*find_reader("ddi_corpus", tmp_path), PrepareSettings())
     assert (shard.counts.relations, shard.table["relations"][0].as_py().__len__()) == (1, 2)
 
@@ -178,9 +176,7 @@ def test_too_much_quarantine_is_refused_with_its_reasons() -> None:
     with pytest.raises(SourceError) as caught:
         check_quarantine(counts, 0.005, [reject("a"), reject("b")])
     message = str(caught.value)
-    assert (
-        "2 of 200 documents quarantined (1.0%), more than the limit of 0.5% (prepare.max_quarantined_share)" in message
-    )
+    assert "2 of 200 documents quarantined (1.0%), more than the limit of 0.5% (prepare.max_quarantined_share)" in message
     assert "  f.txt:7: document a: broken" in message
 
 

@@ -16,9 +16,7 @@ def document(*mentions: Mention, relations: tuple[Relation, ...] = ()) -> Docume
     return Document("1", "bc5cdr", "train", " " * 1000, mentions=mentions, relations=relations)
 
 
-def mention(
-    text: str, start: int = 0, type: str = "Disease", concepts: tuple[str, ...] = (), entity: str | None = None
-) -> Mention:
+def mention(text: str, start: int = 0, type: str = "Disease", concepts: tuple[str, ...] = (), entity: str | None = None) -> Mention:
     return Mention(f"{text}@{start}", text, type, (Span(start, start + len(text)),), concepts, entity)
 
 
@@ -142,9 +140,7 @@ def test_concepts_fall_back_to_the_surface_form_where_there_is_none() -> None:
         relations=(relation("0", "1", "entity", "1"),),
     )
     assert gold_concepts(TASKS["biorelex"], pair) == {"u:1|b"}
-    cid = document(
-        mention("A", concepts=("D1",)), mention("b", 5, concepts=("D2",)), relations=(relation("D1", "D2", "concept"),)
-    )
+    cid = document(mention("A", concepts=("D1",)), mention("b", 5, concepts=("D2",)), relations=(relation("D1", "D2", "concept"),))
     assert gold_concepts(TASKS["bc5cdr_cid"], cid) == {"D1|D2"}
 
 
@@ -182,9 +178,7 @@ def test_tasks_with_a_dev_split_are_those_whose_release_has_one() -> None:
     assert {key for key, task in TASKS.items() if not task.has_dev} == {"nlm_gene", "ddi_corpus", "biorelex"}
 
 
-@pytest.mark.parametrize(
-    "name", ["bc5cdr_chemical", "bc5cdr_disease", "bc5cdr_cid", "nlm_gene", "ddi_corpus", "biorelex"]
-)
+@pytest.mark.parametrize("name", ["bc5cdr_chemical", "bc5cdr_disease", "bc5cdr_cid", "nlm_gene", "ddi_corpus", "biorelex"])
 def test_gold_of_real_documents_agrees_with_a_naive_reading(corpora_dir: Path, name: str) -> None:
     task = get_task(name)
     reader, files = find_reader(task.corpus, corpora_dir / task.corpus)

@@ -170,7 +170,7 @@ def test_a_full_disk_leaves_no_shard_that_looks_complete(
     assert chaos.half_made(reference.output(job), output) == []
     before = chaos.Before(output)
     assert 0 < len(before.markers) < reference.num_pieces(job)
-    assert not [path for path in output.rglob(".tmp-*")]
+    assert not list(output.rglob(".tmp-*"))
 
     ballast.unlink()
     assert main(name, "", arguments) == 0

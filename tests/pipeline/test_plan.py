@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -252,3 +253,17 @@ def test_the_record_says_what_made_an_output(tmp_path: Path, corpus: str) -> Non
     assert ours["code"]["version"]
     assert {"started", "finished", "wall_s", "shards_made", "shards_kept"} == set(ours["timings"])
     assert str(tmp_path) not in json.dumps(ours["payload"])
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_local_ray_gets_a_token_unless_ray_has_already_read_its_mode(loaded: bool) -> None:
+    code = (
+        "import os, sys, types\n"
+        f"sys.modules.update({{'ray': types.ModuleType('ray')}} if {loaded} else {{}})\n"
+        "from bioie_ray.pipeline.job import set_environment\n"
+        "set_environment()\n"
+        "print(os.environ.get('RAY_AUTH_MODE'), len(os.environ.get('RAY_AUTH_TOKEN', '')))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_A")}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == (["None", "0"] if loaded else ["token", "64"])

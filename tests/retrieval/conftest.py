@@ -20,7 +20,28 @@ from transformers import (
     RobertaTokenizer,
 )
 
-WORDS = ["aspirin", "ibuprofen", "causes", "caused", "by", "acute", "renal", "failure", "tinnitus", "in", "patients", "with", "the", "of", "and", "a", "liver", "heart", "rash", "after"]
+WORDS = [
+    "aspirin",
+    "ibuprofen",
+    "causes",
+    "caused",
+    "by",
+    "acute",
+    "renal",
+    "failure",
+    "tinnitus",
+    "in",
+    "patients",
+    "with",
+    "the",
+    "of",
+    "and",
+    "a",
+    "liver",
+    "heart",
+    "rash",
+    "after",
+]
 SHAPE = {
     "hidden_size": 32,
     "num_hidden_layers": 2,

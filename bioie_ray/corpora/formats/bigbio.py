@@ -49,14 +49,10 @@ class BigBioReader:
             SourceError: none there, another corpus's, or one whose path tells no split.
         """
         found = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
-        paths = [
-            path for path in found if path.suffix == ".parquet" and _corpus_named(path, source) in (self.corpus, None)
-        ]
+        paths = [path for path in found if path.suffix == ".parquet" and _corpus_named(path, source) in (self.corpus, None)]
         paths = [path for path in paths if _has_schema(path)]
         if not paths:
-            raise SourceError(
-                f"looked for parquet of the BigBio-KB schema, such as {self.corpus}_bigbio_kb/train/0000.parquet"
-            )
+            raise SourceError(f"looked for parquet of the BigBio-KB schema, such as {self.corpus}_bigbio_kb/train/0000.parquet")
         files = []
         for path in paths:
             name = path.name if path == source else path.relative_to(source).as_posix()
@@ -104,9 +100,7 @@ class BigBioReader:
         for relation in row["relations"] or []:
             missing = {relation["arg1_id"], relation["arg2_id"]} - known
             if missing:
-                raise _MalformedError(
-                    f"relation {relation['id']} joins {min(missing)}, which is no entity of the document"
-                )
+                raise _MalformedError(f"relation {relation['id']} joins {min(missing)}, which is no entity of the document")
         paper = {"document_id": row["document_id"]} if self.corpus == "biorelex" else {}
         return Document(
             id=id or "",
@@ -149,17 +143,13 @@ def fetch_hub(source: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
-        raise SourceError(
-            f"{source}: reading from a hub needs huggingface_hub; pip install 'bioie-ray[select]'"
-        ) from None
+        raise SourceError(f"{source}: reading from a hub needs huggingface_hub; pip install 'bioie-ray[select]'") from None
     try:
         folder = snapshot_download(
             name, repo_type="dataset", revision=revision or _HUB_REVISION, allow_patterns=["*_bigbio_kb/**/*.parquet"]
         )
     except (HfHubHTTPError, OSError, ValueError) as error:
-        raise SourceError(
-            f"{source}: the hub gave nothing ({error}); download it elsewhere and give the folder"
-        ) from None
+        raise SourceError(f"{source}: the hub gave nothing ({error}); download it elsewhere and give the folder") from None
     return Path(folder)
 
 
@@ -204,9 +194,7 @@ def _text(passages: Sequence[Mapping[str, Any]]) -> tuple[str, tuple[Section, ..
     for passage in passages:
         for part, (start, end) in zip(passage["text"], passage["offsets"], strict=False):
             if start < len(text) or end - start != len(part):
-                raise _MalformedError(
-                    f"passage {passage['id']} at {start}-{end} does not fit its text of {len(part)} characters"
-                )
+                raise _MalformedError(f"passage {passage['id']} at {start}-{end} does not fit its text of {len(part)} characters")
             text += " " * (start - len(text)) + part
             sections.append(Section(passage["type"] or "", start, end))
     if not text:

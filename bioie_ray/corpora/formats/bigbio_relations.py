@@ -90,19 +90,11 @@ def _readings(
 
 def _covered(pairs: Sequence[Pair], groups: Groups, of_mention: Mapping[str, list[str]]) -> list[Pair]:
     present = set(pairs)
-    candidates = dict.fromkeys(
-        (left, right) for a, b in pairs for left in of_mention.get(a, ()) for right in of_mention.get(b, ())
-    )
-    return [
-        (left, right)
-        for left, right in candidates
-        if all((a, b) in present for a in groups[left] for b in groups[right])
-    ]
+    candidates = dict.fromkeys((left, right) for a, b in pairs for left in of_mention.get(a, ()) for right in of_mention.get(b, ()))
+    return [(left, right) for left, right in candidates if all((a, b) in present for a in groups[left] for b in groups[right])]
 
 
-def _collapsed(
-    rows: Sequence[Mapping[str, Any]], groups: Groups, kind: ArgumentKind, type: str
-) -> tuple[Relation, ...]:
+def _collapsed(rows: Sequence[Mapping[str, Any]], groups: Groups, kind: ArgumentKind, type: str) -> tuple[Relation, ...]:
     pairs = collapse([(row["arg1_id"], row["arg2_id"]) for row in rows], groups)
     types = {row["type"] for row in rows}
     return tuple(

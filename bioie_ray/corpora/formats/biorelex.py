@@ -48,9 +48,7 @@ class BioRelExReader:
                 raise SourceError(f"{files[split].name} and {name} are both {split}; keep one version of the release")
             files[split] = SourceFile(path, name, split)
         if not files:
-            raise SourceError(
-                "looked for *train*.json and *dev*.json, arrays of records with `entities` and `interactions`"
-            )
+            raise SourceError("looked for *train*.json and *dev*.json, arrays of records with `entities` and `interactions`")
         return [files[split] for split in _SPLITS.values() if split in files]
 
     def read(self, files: Sequence[SourceFile], split: str) -> Iterator[Read]:
@@ -89,9 +87,7 @@ def _read_record(record: JsonRecord, file: SourceFile) -> Read:
     try:
         return _document(_typed(value, dict, "a record"), file)
     except _MalformedError as error:
-        return Rejected(
-            file.name, record.line, name if isinstance(name, str) else None, file.split, str(error), record.raw
-        )
+        return Rejected(file.name, record.line, name if isinstance(name, str) else None, file.split, str(error), record.raw)
 
 
 def _document(record: dict[str, Any], file: SourceFile) -> Document:
@@ -127,9 +123,7 @@ def _mentions(entity: dict[str, Any], index: int, text: str, first: int) -> Iter
         for offsets in _field(cluster_name, "mentions", list, f"{where}, name {name!r}"):
             start, end = _pair(offsets, f"{where}, name {name!r}: offsets")
             if not 0 <= start < end <= len(text):
-                raise _MalformedError(
-                    f"{where}: {name!r} at {start}-{end} is not inside the text of {len(text)} characters"
-                )
+                raise _MalformedError(f"{where}: {name!r} at {start}-{end} is not inside the text of {len(text)} characters")
             if text[start:end] != name:
                 raise _MalformedError(f"{where}: {name!r} at {start}-{end}, but the text has {text[start:end]!r} there")
             yield Mention(

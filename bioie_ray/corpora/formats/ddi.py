@@ -45,9 +45,7 @@ class DdiReader:
         paths = [source] if source.is_file() else sorted(_xml_files(source))
         paths = [path for path in paths if _is_ddi(path)]
         if not paths:
-            raise SourceError(
-                "looked for Train/ and Test/ with DrugBank/*.xml and MedLine/*.xml (<document> of <sentence>)"
-            )
+            raise SourceError("looked for Train/ and Test/ with DrugBank/*.xml and MedLine/*.xml (<document> of <sentence>)")
         outer = [name for name in source.resolve().parts[-4:] if name.lower() in _RELEASE_FOLDERS]
         files = []
         for path in paths:
@@ -102,9 +100,7 @@ def _split_of(folders: Sequence[str]) -> str | None:
 def _read_file(file: SourceFile) -> Read:
     size = file.path.stat().st_size
     if size > _MAX_FILE_BYTES:
-        return _rejected(
-            file, b"", f"{size:,} bytes: too large for one document (limit {_MAX_FILE_BYTES:,})", None, None
-        )
+        return _rejected(file, b"", f"{size:,} bytes: too large for one document (limit {_MAX_FILE_BYTES:,})", None, None)
     data = file.path.read_bytes()
     if not data.strip():
         return _rejected(file, data, "the file is empty", 1, None)
@@ -149,9 +145,7 @@ def _document(root: Element, file: SourceFile) -> Document:
         texts.append(text)
         base += len(text) + 1
     if len(root) > len(texts):
-        raise _MalformedError(
-            f"it holds elements other than <sentence>: {', '.join(sorted({child.tag for child in root}))}"
-        )
+        raise _MalformedError(f"it holds elements other than <sentence>: {', '.join(sorted({child.tag for child in root}))}")
     return Document(
         id=_attribute(root, "id"),
         corpus=CORPUS,
@@ -201,9 +195,7 @@ def _relation(pair: Element, known: set[str], repairs: list[Repair]) -> Relation
         raise _MalformedError(f'pair {pair_id} has ddi="{interacts}", neither true nor false', pair_id)
     label = pair.get("type", "")
     if interacts == "true" and not label:
-        repairs.append(
-            Repair("ddi_untyped_positive", f"{pair_id}: an interaction without a type, kept with an empty label")
-        )
+        repairs.append(Repair("ddi_untyped_positive", f"{pair_id}: an interaction without a type, kept with an empty label"))
     return Relation(
         id=pair_id,
         type="DDI",

@@ -42,9 +42,7 @@ def iter_json_array(path: Path) -> Iterator[JsonRecord]:
         try:
             yield from _Buffer(stream, path).records()
         except UnicodeDecodeError as error:
-            raise SourceError(
-                f"{path}: not valid UTF-8 ({error.reason}) after line {_lines_before_bad_byte(path)}"
-            ) from None
+            raise SourceError(f"{path}: not valid UTF-8 ({error.reason}) after line {_lines_before_bad_byte(path)}") from None
 
 
 class _Buffer:
@@ -117,9 +115,7 @@ class _Buffer:
         if self._at_end:
             raise self._error(position, f"the file ends too early; it is cut off ({reason})")
         if held > MAX_RECORD_CHARS:
-            raise self._error(
-                self._position, f"a record of more than {MAX_RECORD_CHARS:,} characters; is a quote left open?"
-            )
+            raise self._error(self._position, f"a record of more than {MAX_RECORD_CHARS:,} characters; is a quote left open?")
         self._read(max(held, _CHUNK_CHARS))
 
     def _read(self, num_chars: int) -> None:
