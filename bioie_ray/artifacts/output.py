@@ -94,6 +94,16 @@ class Output:
         claim = json.dumps({"fingerprint": self.fingerprint, "payload": self.payload}, sort_keys=True, indent=1).encode()
         if not self.store.create(f"{self.key}/{CLAIM}", claim):
             self.check_drift()
+            return
+        for leftover in self.store.keys(f"{self.key}/{QUARANTINE}"):  # of a source that was discarded
+            self.store.delete(leftover)
+
+    def discard(self) -> None:
+        """Give the version up: shards, markers and at last the claim go; the quarantine stays, it says what was wrong."""
+        keep = f"{self.key}/{QUARANTINE}/"
+        keys = [key for key in self.store.keys(self.key) if not key.startswith(keep) and not key.endswith(f"/{CLAIM}")]
+        for key in [*keys, f"{self.key}/{CLAIM}"]:
+            self.store.delete(key)
 
     def check_drift(self) -> None:
         """Raise DriftError when the version was claimed for another fingerprint."""

@@ -18,7 +18,7 @@ from bioie_ray.config.steps import CorpusName, PrepareSettings, Split
 from bioie_ray.corpora.catalog import find_reader, fingerprint_source
 from bioie_ray.corpora.download import Fetched
 from bioie_ray.corpora.prepare import PreparedShard, SplitCounts, check_quarantine, iter_corpus, summarise
-from bioie_ray.corpora.reading import Reader, Rejected, SourceFile
+from bioie_ray.corpora.reading import Reader, Rejected, SourceError, SourceFile
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.step import Existing, Step, address_of, existing
 
@@ -94,7 +94,11 @@ class PrepareStep:
         counts = [(name.rpartition("-")[0], SplitCounts(**marker.counts)) for name, marker in sorted(markers.items())]
         order = get_args(Split)
         summary = summarise(sorted(counts, key=lambda pair: order.index(pair[0])))
-        check_quarantine(summary["splits"], self.settings.max_quarantined_share, quarantined(self.output, markers))
+        try:
+            check_quarantine(summary["splits"], self.settings.max_quarantined_share, quarantined(self.output, markers))
+        except SourceError:
+            self.output.discard()
+            raise
         _, source_files = self._found
         return {
             "corpus": self.corpus,
@@ -117,8 +121,15 @@ class PrepareWorker:
         """Read the whole source; shards with a marker are passed over.
 
         Raises:
-            SourceError: a file cannot be read; the shards before it stay, the corpus is not finished.
+            SourceError: a file cannot be read. The version is given up, so that the mended source, which is another one, may have it.
         """
+        try:
+            self._stream()
+        except SourceError:
+            self._output.discard()
+            raise
+
+    def _stream(self) -> None:
         done = self._output.markers()
         began = noted = time.monotonic()
         num_documents = 0
