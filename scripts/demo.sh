@@ -15,11 +15,10 @@ from pathlib import Path
 
 store = Path(sys.argv[1])
 rows = list(csv.DictReader((store / "report.csv").open()))
-wanted = ["task", "method", "coverage", "difference", "per_1000_tokens"]
-columns = [c for c in wanted if rows and c in rows[0]] or list(rows[0])[:6]
-widths = [max(len(c), *(len(r[c][:22]) for r in rows)) for c in columns]
-for line in [dict(zip(columns, columns)), *rows]:
-    print("  ".join(line[c][:22].ljust(w) for c, w in zip(columns, widths)).rstrip())
+print(f"\n{'gold coverage of ten examples':44}{'all':>7}{'vs random':>12}{'per 1,000 tokens':>19}")
+for row in rows:
+    versus = f"{float(row['difference']):+.3f}" if row["difference"] and row["method"] != row["baseline"] else ""
+    print(f"{row['task']:18}{row['method']:26}{float(row['coverage']):7.3f}{versus:>12}{float(row['per_1000_tokens'] or 0):19.3f}")
 example = next(iter(sorted((store / "selections").glob("*rag-icl*"))))
 print(f"\nthe ten best examples of every query: {example / 'best_examples.json'}")
 print(f"the page to look at:                  {(store / 'report.html').resolve()}")

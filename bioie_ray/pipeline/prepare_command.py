@@ -15,6 +15,7 @@ from bioie_ray.config.recipe import Recipe, load_recipe
 from bioie_ray.corpora.catalog import corpus_info
 from bioie_ray.corpora.download import Download, Release, ReleaseFile, with_checksums
 from bioie_ray.corpora.download import download as fetch
+from bioie_ray.corpora.tasks import TASKS
 from bioie_ray.pipeline.prepare import PrepareStep
 from bioie_ray.pipeline.progress import Progress
 from bioie_ray.pipeline.run import run_plan
@@ -71,7 +72,14 @@ def _split_place(out: str) -> tuple[str, str, str]:
 
 def _recipe(corpus: str, store: str, version: str, source: str, overrides: Sequence[str]) -> Recipe:
     """The recipe that the same preparation would have as a file, so that both give one fingerprint."""
-    data = {"name": f"prepare_{corpus}", "job": "prepare_corpora", "corpus_version": version, "store": store, "source": source}
+    data = {
+        "name": f"prepare_{corpus}",
+        "job": "prepare_corpora",
+        "task": next(key for key, task in TASKS.items() if task.corpus == corpus),
+        "corpus_version": version,
+        "store": store,
+        "source": source,
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prepare.yaml"
         path.write_text(yaml.safe_dump({**data, "cluster": {"executor": "inline"}}))

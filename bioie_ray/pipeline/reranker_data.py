@@ -33,17 +33,16 @@ class TrainingCorpus:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pairs of all tasks; ids are prefixed with the corpus, because tasks of one corpus share documents."""
+    """Pairs of all tasks; ids are prefixed with the corpus, because tasks of one corpus share documents.
+
+    ``num_queries`` gave at least one pair; a query that no candidate covers gives none.
+    """
 
     texts: Mapping[str, str]
     pairs: Sequence[tuple[str, str]]
     labels: Sequence[float]
     splits: Mapping[str, QuerySplit]
-
-    @property
-    def num_queries(self) -> int:
-        """Queries that pairs were made for, over all tasks."""
-        return sum(len(split.train) for split in self.splits.values())
+    num_queries: int
 
     @property
     def num_held_out(self) -> int:
@@ -70,13 +69,14 @@ def training_data(corpora: Sequence[TrainingCorpus], settings: TrainRerankerSett
     pairs: list[tuple[str, str]] = []
     labels: list[float] = []
     splits: dict[str, QuerySplit] = {}
+    num_queries = 0
     for part in corpora:
         near = _Neighbours(part, dev_share, seed)
         split = split_queries([id_ for id_ in near.pool.ids if near.pool.gold(id_)], settings.held_out_share, settings.max_queries, seed)
         candidates = near.nearest(split.train, settings.candidates_per_query + 1)
         used = sorted({*split.train, *(c for found in candidates.values() for c in found)})
         own_texts = {id_: near.pool.text(id_) for id_ in used}
-        made, _ = make_pairs(
+        made, counts = make_pairs(
             split.train,
             candidates,
             {id_: near.pool.gold(id_) for id_ in used},
@@ -90,7 +90,8 @@ def training_data(corpora: Sequence[TrainingCorpus], settings: TrainRerankerSett
         pairs += [(f"{prefix}:{pair.query_id}", f"{prefix}:{pair.candidate_id}") for pair in made]
         labels += [pair.label for pair in made]
         splits[part.task.key] = split
-    return TrainingData(texts, pairs, labels, splits)
+        num_queries += counts.queries_used
+    return TrainingData(texts, pairs, labels, splits, num_queries)
 
 
 def held_out_rankings(
