@@ -3,6 +3,8 @@
 #   scripts/test.sh [--fast] [PYTEST ARGUMENT ...]      --fast leaves out the marks slow and cluster
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The S3 server of tests/artifacts/test_s3.py is built beside the checks; without it those tests are skipped and say why.
+if command -v go >/dev/null; then scripts/s3_server.sh build >/dev/null & s3_server=$!; fi
 scripts/setup.sh dev
 export HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
 if [[ -z ${BIOIE_TEST_CORPORA:-} && -d ../shared/data ]]; then
@@ -18,4 +20,5 @@ fi
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/lint-imports
+if [[ -n ${s3_server:-} ]]; then wait "$s3_server" || true; fi
 .venv/bin/python -m pytest "${marks[@]}" --cov --cov-report=term "$@"

@@ -15,9 +15,17 @@ import secrets
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
+
+# A server that restarts is waited for, about 20 seconds in all; obstore's own 10 attempts are over after 3 to 6.
+_RETRIES: Any = {
+    "max_retries": 20,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=1.5), "base": 4},
+}
 
 
 class StoreError(ValueError):
@@ -166,9 +174,9 @@ class _ObjectStore:
                 options["endpoint"] = address.endpoint
                 options["client_options"] = {"allow_http": address.endpoint.startswith("http://")}
         try:
-            self._store = from_url(self._url, **options)
+            self._store = from_url(self._url, retry_config=_RETRIES, **options)
         except Exception as error:  # obstore has no common base for bad configuration
-            raise StoreError(f"cannot open the store {self._url}: {error}") from error
+            raise StoreError(f"cannot open the store {self._url}: {_first_line(error)}") from error
 
     def read(self, key: str) -> bytes:
         import obstore
@@ -233,11 +241,15 @@ class _ObjectStore:
         return f"{self._url}/{key}"
 
     def _unreachable(self, verb: str, key: str, error: Exception) -> StoreError:
-        first_line = str(error).strip().splitlines()[0]
         return StoreError(
-            f"cannot {verb} {self.describe(key)}: {first_line}; check the bucket, storage.endpoint, and the credentials in "
+            f"cannot {verb} {self.describe(key)}: {_first_line(error)}; check the bucket, storage.endpoint, and the credentials in "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
+
+
+def _first_line(error: Exception) -> str:
+    """Obstore's errors go on with a dump of their insides."""
+    return str(error).strip().splitlines()[0]
 
 
 def _sync_folder(folder: Path) -> None:

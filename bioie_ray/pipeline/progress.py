@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.store import StoreError
 from bioie_ray.execution.units import OnDone, UnitFailure
 
 _LINE_EVERY_S = 10.0
@@ -33,10 +34,10 @@ class Progress:
         stop = threading.Event()
 
         def watch() -> None:
-            seen = {output.key: output.read_note() for output in outputs}
+            seen = {output.key: _note(output) for output in outputs}
             while not stop.wait(_LINE_EVERY_S):
                 for output in outputs:
-                    text = output.read_note()
+                    text = _note(output)
                     if text and text != seen[output.key]:
                         seen[output.key] = text
                         self.line(f"{output.key}: {text}")
@@ -108,6 +109,14 @@ class Progress:
         """One line for people."""
         if not self._quiet:
             print(text, file=sys.stderr, flush=True)
+
+
+def _note(output: Output) -> str:
+    """The last note; none while the store does not answer, which is for the workers to report."""
+    try:
+        return output.read_note()
+    except StoreError:
+        return ""
 
 
 def _readable(unit: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import bioie_ray.artifacts.store as store_module
 from bioie_ray.artifacts.store import Store, StoreAddress, StoreError, open_store
 
 
@@ -84,6 +85,7 @@ def test_unknown_scheme_is_refused() -> None:
 def test_unreachable_endpoint_says_what_to_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
+    monkeypatch.setattr(store_module, "_RETRIES", {"max_retries": 1})
     store = open_store(StoreAddress("s3://bucket/prefix", "http://127.0.0.1:9"))
     with pytest.raises(StoreError, match=r"s3://bucket/prefix/a.*storage\.endpoint") as caught:
         store.read("a")

@@ -190,7 +190,7 @@ def at_once(repository: Path, recipe: Path, name: str, settings: Sequence[str]) 
 
 
 def test_two_runs_at_once_make_one_output(chaos: ModuleType, repository: Path, tmp_path: Path) -> None:
-    data = {"task": "biorelex", "prepare": {"documents_per_shard": 1}, "select": {"method": "bm25", "k": 12}}
+    data = {"task": "biorelex", "prepare": {"documents_per_shard": 1}, "select": {"method": "bm25", "rerank": False, "k": 12}}
     undisturbed = run(tmp_path, **data)
     said = at_once(repository, tmp_path / "recipe.yaml", "select_examples", [f"store={tmp_path / 'both'}"])
     for key in ("corpora/embedded_biorelex@1", "selections/r@1"):
