@@ -291,7 +291,7 @@ def _reranker(source: str, output: Output, record: Mapping[str, Any]) -> Reranke
         source=source,
         base_model=str(record["base_model"]),
         tasks=tuple(record["tasks"]),
-        num_queries=int(training["queries"]),
+        num_queries=int(training["queries_with_pairs"]),
         num_pairs=int(training["pairs"]),
         num_steps=int(training["steps"]),
         seconds=float(training["train_s"]),

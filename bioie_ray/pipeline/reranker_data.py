@@ -35,14 +35,19 @@ class TrainingCorpus:
 class TrainingData:
     """Pairs of all tasks; ids are prefixed with the corpus, because tasks of one corpus share documents.
 
-    ``num_queries`` gave at least one pair; a query that no candidate covers gives none.
+    A query that no candidate covers gives no pair.
     """
 
     texts: Mapping[str, str]
     pairs: Sequence[tuple[str, str]]
     labels: Sequence[float]
     splits: Mapping[str, QuerySplit]
-    num_queries: int
+    num_queries_with_pairs: int
+
+    @property
+    def num_queries(self) -> int:
+        """Queries to train on, over all tasks."""
+        return sum(len(split.train) for split in self.splits.values())
 
     @property
     def num_held_out(self) -> int:
@@ -69,7 +74,7 @@ def training_data(corpora: Sequence[TrainingCorpus], settings: TrainRerankerSett
     pairs: list[tuple[str, str]] = []
     labels: list[float] = []
     splits: dict[str, QuerySplit] = {}
-    num_queries = 0
+    num_with_pairs = 0
     for part in corpora:
         near = _Neighbours(part, dev_share, seed)
         split = split_queries([id_ for id_ in near.pool.ids if near.pool.gold(id_)], settings.held_out_share, settings.max_queries, seed)
@@ -90,8 +95,8 @@ def training_data(corpora: Sequence[TrainingCorpus], settings: TrainRerankerSett
         pairs += [(f"{prefix}:{pair.query_id}", f"{prefix}:{pair.candidate_id}") for pair in made]
         labels += [pair.label for pair in made]
         splits[part.task.key] = split
-        num_queries += counts.queries_used
-    return TrainingData(texts, pairs, labels, splits, num_queries)
+        num_with_pairs += counts.queries_used
+    return TrainingData(texts, pairs, labels, splits, num_with_pairs)
 
 
 def held_out_rankings(

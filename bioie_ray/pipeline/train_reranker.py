@@ -131,7 +131,9 @@ class TrainRerankerWorker:
         from bioie_ray.retrieval.train_reranker import Progress, train
 
         data = training_data(self._corpora, self._settings, self._dev_share, self._seed)
-        self._output.note(f"{len(data.pairs)} training pairs of {data.num_queries} queries, {data.num_held_out} queries held out")
+        self._output.note(
+            f"{len(data.pairs)} training pairs of {data.num_queries_with_pairs} queries, {data.num_held_out} queries held out"
+        )
         with tempfile.TemporaryDirectory(prefix="bioie-reranker-") as scratch:
             mirror = _Checkpoints(self._output, Path(scratch))
 
@@ -159,6 +161,7 @@ class TrainRerankerWorker:
         summary = {
             "training": {
                 "queries": data.num_queries,
+                "queries_with_pairs": data.num_queries_with_pairs,
                 "held_out_queries": data.num_held_out,
                 "pairs": result.num_pairs,
                 "pairs_truncated": result.num_truncated,
