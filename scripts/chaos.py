@@ -463,6 +463,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a run under way is ended and tidied up
     jobs = [JOBS[name] for name in arguments.job or JOBS]
     narrowed = () if arguments.recipe else NARROWED
     kills: list[Kill] = []
