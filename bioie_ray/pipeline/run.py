@@ -104,6 +104,8 @@ def _finish(state: _Running, progress: Progress) -> None:
         seeds={"recipe": step.recipe.seed},
     )
     timings = Timings(state.started, now(), shards_made=len(markers) - state.num_kept, shards_kept=state.num_kept)
+    for warning in extra.get("warnings", []):
+        progress.line(f"{step.what}: {warning}")
     if output.finish(make_record(output, list(markers.values()), provenance, timings, extra)):
         progress.line(f"{step.what}: {output.location}")
     else:

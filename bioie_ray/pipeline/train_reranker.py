@@ -104,7 +104,19 @@ class TrainRerankerStep:
         summary: dict[str, Any] = json.loads(store.read(f"{key}/training.json"))
         for checkpoint in store.keys(f"{key}/{_CHECKPOINTS}"):
             store.delete(checkpoint)
-        return {"tasks": list(self.tasks), "base_model": self.recipe.train_reranker.base_model, **summary}
+        worse = worse_than_cosine(summary["held_out"])
+        return {"tasks": list(self.tasks), "base_model": self.recipe.train_reranker.base_model, **summary, "warnings": worse}
+
+
+def worse_than_cosine(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each task on which the held-out queries say that reranking does harm."""
+    ndcg = {(row["task"], row["method"]): float(row["ndcg"]["mean"]) for row in rows}
+    return [
+        f"on held-out queries of {task} the reranker orders worse than the cosine (mean nDCG {ndcg[task, 'reranked']:.3f} against "
+        f"{ndcg[task, 'cosine']:.3f}); train on more pairs, or set select.rerank=false"
+        for task, method in ndcg
+        if method == "reranked" and ndcg[task, "reranked"] < ndcg[task, "cosine"]
+    ]
 
 
 class TrainRerankerWorker:

@@ -10,6 +10,7 @@ import pytest
 from pipeline_builders import documents, make_recipe, planned, record, rows, run, shards, write_corpus
 
 from bioie_ray.execution.units import UnitsFailedError
+from bioie_ray.pipeline.train_reranker import worse_than_cosine
 from bioie_ray.retrieval import train_reranker as library
 
 OUTPUT = "rerankers/biorelex@1"
@@ -209,3 +210,14 @@ def test_too_few_documents_with_answers_is_said(tmp_path: Path, embedder: str) -
     with pytest.raises(ValueError, match="1 training documents have gold answers; a reranker needs at least 2"):
         run(tmp_path, **{**settings(embedder), "task": "bc5cdr_disease", "source": str(source)})
     assert not (tmp_path / "store/rerankers/bc5cdr_disease@1/record.json").exists()
+
+
+def test_a_reranker_that_does_harm_is_said_to() -> None:
+    def row(task: str, method: str, mean: float) -> dict[str, object]:
+        return {"task": task, "method": method, "k": 10, "ndcg": {"mean": mean}}
+
+    rows = [row("a", "reranked", 0.2), row("a", "cosine", 0.4), row("b", "reranked", 0.5), row("b", "cosine", 0.4)]
+    (warning,) = worse_than_cosine(rows)
+    assert "held-out queries of a " in warning
+    assert "0.200 against 0.400" in warning
+    assert "select.rerank=false" in warning
