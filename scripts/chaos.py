@@ -40,11 +40,11 @@ NARROWED = (
     "task=bc5cdr_chemical",
     "prepare.documents_per_shard=3",
     "embed.max_seq_length=64",
-    "train_reranker.tasks=[bc5cdr_chemical, bc5cdr_disease]",
     "train_reranker.name=chaos",
+    "train_reranker.tasks=[bc5cdr_chemical]",
     "train_reranker.max_length=64",
     "train_reranker.batch_size=4",
-    "train_reranker.checkpoint_every_steps=3",
+    "train_reranker.checkpoint_every_steps=4",
     "rerank.max_length=64",
     "select.k=12",
 )
