@@ -26,7 +26,8 @@ import numpy as np
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
-from bioie_ray.config.recipe import ClusterSettings, Recipe
+from bioie_ray.config.cluster import ClusterSettings
+from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import from_table, to_table
 from bioie_ray.corpora.tasks import TASKS
 from bioie_ray.execution.units import run_units

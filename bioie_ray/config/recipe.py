@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from bioie_ray.config.base import Settings
+from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.config.steps import (
     EmbedSettings,
     IndexSettings,
@@ -35,16 +36,6 @@ class StorageSettings(Settings):
 
     endpoint: str | None = Field(default=None, description="URL of an S3-compatible server; left out: AWS")
     region: str = "us-east-1"
-
-
-class ClusterSettings(Settings):
-    """Where and how wide a job runs. Nothing here changes an output's bytes, so nothing here is in a fingerprint."""
-
-    executor: Literal["ray", "inline"] = Field(default="ray", description="`inline`: one plain process, no Ray")
-    num_workers: int | None = Field(default=None, ge=1, description="actors of the pool; left out: as many as the CPUs or GPUs allow")
-    gpus_per_worker: float = Field(default=0.0, ge=0.0)
-    memory_per_worker_gib: float | None = Field(default=None, gt=0.0)
-    max_worker_restarts: int = Field(default=5, ge=0, description="a shard that kills its actor this often is reported, not tried for ever")
 
 
 class Recipe(Settings):

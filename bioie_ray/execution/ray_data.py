@@ -18,7 +18,7 @@ import ray
 import ray.data
 import ray.exceptions
 
-from bioie_ray.config.recipe import ClusterSettings
+from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.execution.units import OnDone, UnitFailure, WorkerSpec, attempt
 
 # Actors that hold every CPU starve Ray's own tasks; the fraction is left to them.

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from bioie_ray.config.recipe import ClusterSettings
+from bioie_ray.config.cluster import ClusterSettings
 
 _SHOWN = 20
 

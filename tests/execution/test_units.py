@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bioie_ray.config.recipe import ClusterSettings
+from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.execution.units import UnitFailure, UnitsFailedError, WorkerSpec, run_units
 
 UNITS = [f"u{i}" for i in range(6)]

@@ -1,0 +1,126 @@
+"""Where and how wide a job runs. Nothing here changes an output's bytes, so nothing here is in a fingerprint."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from bioie_ray.config.base import Settings
+
+Profile = Literal["elastic", "queued"]
+# A label value of Kubernetes, short enough that the operator's own prefixes and suffixes still fit.
+GroupName = r"^[a-z]([a-z0-9-]{0,13}[a-z0-9])?$"
+# Names of variables that hold credentials: those come from Secrets, never from a recipe.
+_CREDENTIAL = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY)", re.IGNORECASE)
+
+
+class PodSettings(Settings):
+    """What one Ray pod asks Kubernetes for. Requests are limits: Ray plans with all of what it is told it has."""
+
+    cpus: float = Field(default=4.0, gt=0.0, description="CPUs of the pod (request and limit)")
+    ray_cpus: int | None = Field(default=None, ge=0, description="CPUs that Ray counts on; left out: `cpus` rounded down, at least 1")
+    memory_gib: float = Field(default=16.0, gt=0.0, description="memory of the pod, shared memory included (request and limit)")
+    object_store_share: float = Field(
+        default=0.3, gt=0.0, le=0.8, description="share of the memory that Ray's object store gets; it lies in /dev/shm"
+    )
+    spill_gib: float = Field(default=20.0, gt=0.0, description="ephemeral storage: spilled objects, logs, unpacked models")
+    node_selector: dict[str, str] = Field(default_factory=dict)
+    tolerations: tuple[dict[str, Any], ...] = Field(
+        default=(), description="as Kubernetes writes them; those for dead nodes come by themselves"
+    )
+
+
+class WorkerGroupSettings(PodSettings):
+    """Worker pods of one kind."""
+
+    gpus: int = Field(default=0, ge=0, description="nvidia.com/gpu of a pod")
+    min_replicas: int = Field(default=0, ge=0)
+    max_replicas: int = Field(default=4, ge=1)
+
+    @model_validator(mode="after")
+    def _min_within_max(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas is {self.min_replicas} but max_replicas is {self.max_replicas}; set min_replicas to at most {self.max_replicas}"
+            )
+        return self
+
+
+class KubeSettings(Settings):
+    """The Kubernetes side: which image, which namespace, which pods, and how failures and waiting are treated."""
+
+    namespace: str = Field(default="bioie", pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+    profile: Profile = Field(
+        default="elastic",
+        description="`elastic`: worker groups grow from zero under Ray's autoscaler; `queued`: fixed size, admitted as a whole by Kueue",
+    )
+    image: str | None = Field(default=None, description="image of all pods; left out: BIOIE_IMAGE, else the release of this version")
+    image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    storage_claim: str | None = Field(
+        default=None, description="a PersistentVolumeClaim, mounted at /store: a store is then a folder below it"
+    )
+    storage_secret: str | None = Field(
+        default="bioie-storage", description="Secret whose keys become environment variables (AWS_ACCESS_KEY_ID, ...); null: none"
+    )
+    ca_config_map: str | None = Field(
+        default=None, description="ConfigMap with `ca.crt`: a private CA that pods trust beside the public ones"
+    )
+    env: dict[str, str] = Field(default_factory=dict, description="further environment variables of all pods; never a credential")
+    queue: str | None = Field(default=None, description="Kueue LocalQueue (profile `queued`)")
+    priority_class: str | None = Field(default=None, description="Kueue WorkloadPriorityClass (queued), else a PriorityClass of pods")
+    max_attempts: int = Field(default=3, ge=1, description="how often a job is started in all, each time on a fresh cluster")
+    deadline_s: int = Field(default=86_400, ge=60, description="the whole job, waiting included, is ended after this long")
+    keep_after_finish_s: int = Field(default=600, ge=0, description="how long a finished RayJob and its pods stay for a look")
+    idle_timeout_s: int = Field(default=60, ge=1, description="elastic: a worker pod without work is removed after this long")
+    gcs_redis: str | None = Field(
+        default=None, description="host:port of a Redis that keeps the head's state through a head restart (standing clusters)"
+    )
+    head: PodSettings = PodSettings(cpus=2.0, memory_gib=8.0)
+    workers: dict[str, WorkerGroupSettings] = Field(default_factory=lambda: {"cpu": WorkerGroupSettings()})
+
+    @field_validator("env")
+    @classmethod
+    def _no_credentials(cls, value: dict[str, str]) -> dict[str, str]:
+        for name in value:
+            if _CREDENTIAL.search(name):
+                raise ValueError(
+                    f"cluster.kube.env.{name} looks like a credential, and recipes, manifests and records can be read by many; put it into a "
+                    "Secret and name that in cluster.kube.storage_secret"
+                )
+        return value
+
+    @field_validator("workers")
+    @classmethod
+    def _group_names(cls, value: dict[str, WorkerGroupSettings]) -> dict[str, WorkerGroupSettings]:
+        if not value:
+            raise ValueError(
+                "cluster.kube.workers has no group, and the head runs no work; give one, for example workers.cpu.max_replicas=2"
+            )
+        for name in value:
+            if not re.match(GroupName, name):
+                raise ValueError(f"cluster.kube.workers.{name}: a group's name has at most 15 of a-z, 0-9 and -, and begins with a letter")
+        return value
+
+    @model_validator(mode="after")
+    def _queue_of_the_profile(self) -> Self:
+        if self.profile == "queued" and self.queue is None:
+            raise ValueError("cluster.kube.profile=queued waits in a Kueue queue; set cluster.kube.queue to a LocalQueue of the namespace")
+        if self.profile == "elastic" and self.queue is not None:
+            raise ValueError(
+                "cluster.kube.queue is for cluster.kube.profile=queued: Kueue admits fixed sizes only; set that, or drop the queue"
+            )
+        return self
+
+
+class ClusterSettings(Settings):
+    """The executor and its pool of actors; `kube` is read only where a job goes to Kubernetes."""
+
+    executor: Literal["ray", "inline"] = Field(default="ray", description="`inline`: one plain process, no Ray")
+    num_workers: int | None = Field(default=None, ge=1, description="actors of the pool; left out: as many as the CPUs or GPUs allow")
+    gpus_per_worker: float = Field(default=0.0, ge=0.0)
+    memory_per_worker_gib: float | None = Field(default=None, gt=0.0)
+    max_worker_restarts: int = Field(default=5, ge=0, description="a shard that kills its actor this often is reported, not tried for ever")
+    kube: KubeSettings = KubeSettings()
