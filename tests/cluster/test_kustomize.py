@@ -1,0 +1,268 @@
+"""The kustomize base and its overlays: what they build, whom their network policies let through, and (mark `cluster`) what an
+API server makes of them. `kubectl` is the reference for kustomize here, as it is for whoever applies these."""
+
+from __future__ import annotations
+
+import functools
+import re
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bioie_ray.cluster.capacity import parse_quantity
+from bioie_ray.config.cluster import ClusterSettings
+
+ROOT = Path(__file__).parents[2]
+K8S = ROOT / "k8s"
+OVERLAYS = ("local", "gpu", "kueue")
+LABELS = {"app.kubernetes.io/name": "bioie", "app.kubernetes.io/part-of": "bioie-ray"}
+CLUSTER_SCOPED = {"Namespace", "ClusterRole", "PriorityClass", "ResourceFlavor", "ClusterQueue", "WorkloadPriorityClass"}
+Json = dict[str, Any]
+
+
+def kustomize(folder: Path) -> list[Json]:
+    command = [shutil.which("kubectl"), "kustomize"] if shutil.which("kubectl") else [shutil.which("kustomize"), "build"]
+    if command[0] is None:
+        pytest.skip("neither kubectl nor kustomize is on PATH")
+    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+@functools.cache
+def built(overlay: str) -> tuple[Json, ...]:
+    return tuple(kustomize(K8S / "overlays" / overlay))
+
+
+def one(objects: Iterable[Json], kind: str, name: str) -> Json:
+    found = [item for item in objects if (item["kind"], item["metadata"]["name"]) == (kind, name)]
+    assert len(found) == 1, f"{len(found)} {kind}/{name}"
+    return found[0]
+
+
+def rules(objects: Iterable[Json], kind: str, name: str) -> set[tuple[str, str, str, str]]:
+    """(verb, group, resource, name or "") that a role allows."""
+    return {
+        (verb, group, resource, only)
+        for rule in one(objects, kind, name)["rules"]
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for only in rule.get("resourceNames", [""])
+    }
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+class TestEveryOverlay:
+    def test_the_namespace_enforces_restricted_at_a_pinned_version(self, overlay: str) -> None:
+        labels = one(built(overlay), "Namespace", "bioie")["metadata"]["labels"]
+        assert [labels[f"pod-security.kubernetes.io/{mode}"] for mode in ("enforce", "warn", "audit")] == ["restricted"] * 3
+        assert re.fullmatch(r"v1\.\d+", labels["pod-security.kubernetes.io/enforce-version"])
+
+    def test_every_object_is_labelled_and_in_its_place(self, overlay: str) -> None:
+        for item in built(overlay):
+            metadata = item["metadata"]
+            assert metadata["labels"].items() >= LABELS.items(), metadata["name"]
+            assert metadata.get("namespace") == (None if item["kind"] in CLUSTER_SCOPED else "bioie"), metadata["name"]
+            assert metadata["name"].startswith("bioie") or item["kind"] == "NetworkPolicy", metadata["name"]
+
+    def test_nothing_secret_and_nothing_that_runs(self, overlay: str) -> None:
+        assert {item["kind"] for item in built(overlay)} & {"Secret", "ConfigMap", "Pod", "Deployment", "Job", "DaemonSet"} == set()
+
+    def test_rights_name_what_they_allow(self, overlay: str) -> None:
+        for item in built(overlay):
+            assert "*" not in str(item.get("rules", "")), item["metadata"]["name"]
+            assert not {"impersonate", "bind", "escalate"} & {verb for rule in item.get("rules", ()) for verb in rule["verbs"]}
+
+    def test_the_head_may_do_what_the_autoscaler_does_and_no_other_account_anything(self, overlay: str) -> None:
+        assert rules(built(overlay), "Role", "bioie") == {
+            ("get", "", "pods", ""),
+            ("list", "", "pods", ""),
+            ("get", "ray.io", "rayclusters", "bioie"),
+            ("patch", "ray.io", "rayclusters", "bioie"),
+        }
+        bindings = [item for item in built(overlay) if item["kind"].endswith("RoleBinding")]
+        assert [(item["roleRef"]["name"], item["subjects"]) for item in bindings] == [
+            ("bioie", [{"kind": "ServiceAccount", "name": "bioie-head", "namespace": "bioie"}])
+        ]
+
+    def test_no_account_mounts_its_token_by_itself(self, overlay: str) -> None:
+        accounts = {item["metadata"]["name"]: item for item in built(overlay) if item["kind"] == "ServiceAccount"}
+        assert set(accounts) == {"bioie-head", "bioie-worker", "bioie-submitter"}
+        assert {item["automountServiceAccountToken"] for item in accounts.values()} == {False}
+
+    def test_clients_change_jobs_only_and_read_one_secret(self, overlay: str) -> None:
+        allowed = rules(built(overlay), "Role", "bioie-client")
+        changing = {entry[:3] for entry in allowed if entry[0] not in {"get", "list", "watch"}}
+        assert changing == {*((verb, "ray.io", "rayjobs") for verb in ("create", "patch", "delete")), ("create", "", "pods/portforward")}
+        assert {entry for entry in allowed if entry[2] == "secrets"} == {("get", "", "secrets", "bioie")}
+        assert not {"pods/exec", "configmaps", "serviceaccounts/token"} & {entry[2] for entry in allowed}
+        reading = rules(built(overlay), "ClusterRole", "bioie-client-cluster")
+        assert {entry[0] for entry in reading} <= {"get", "list"}
+        assert {entry[2] for entry in reading} == {"nodes", "customresourcedefinitions"}
+
+    def test_dashboards_are_never_exposed_outside(self, overlay: str) -> None:
+        hard = one(built(overlay), "ResourceQuota", "bioie")["spec"]["hard"]
+        assert (hard["services.loadbalancers"], hard["services.nodeports"]) == ("0", "0")
+
+    def test_a_container_without_requests_is_given_all_that_the_quota_counts(self, overlay: str) -> None:
+        hard = one(built(overlay), "ResourceQuota", "bioie")["spec"]["hard"]
+        (limits,) = one(built(overlay), "LimitRange", "bioie")["spec"]["limits"]
+        given = {f"requests.{name}" for name in limits["defaultRequest"]} | {f"limits.{name}" for name in limits["default"]}
+        counted = {name for name in hard if name.startswith(("requests.", "limits."))} - {"requests.nvidia.com/gpu"}
+        assert counted == given
+        assert "cpu" not in limits["default"]
+
+
+def test_the_overlays_differ_where_they_should() -> None:
+    def quota(overlay: str, resource: str) -> float:
+        return parse_quantity(one(built(overlay), "ResourceQuota", "bioie")["spec"]["hard"][resource])
+
+    assert quota("local", "requests.cpu") < quota("gpu", "requests.cpu")
+    assert quota("local", "requests.memory") < quota("gpu", "requests.memory")
+    assert quota("gpu", "requests.nvidia.com/gpu") >= 8
+    base = kustomize(K8S / "base")
+    assert one(base, "ResourceQuota", "bioie")["spec"]["hard"]["requests.nvidia.com/gpu"] == "0"
+
+
+def test_batch_jobs_give_way_and_still_make_the_cluster_grow() -> None:
+    batch = one(built("gpu"), "PriorityClass", "bioie-batch")
+    urgent = one(built("gpu"), "PriorityClass", "bioie-urgent")
+    assert -10 <= batch["value"] < urgent["value"] < 0, "below -10 the cluster autoscaler adds no nodes; 0 is what other pods have"
+    assert (batch["preemptionPolicy"], batch.get("globalDefault", False)) == ("Never", False)
+
+
+def test_the_queue_is_whole_and_smaller_than_the_quota() -> None:
+    objects = built("kueue")
+    local, cluster = one(objects, "LocalQueue", "bioie"), one(objects, "ClusterQueue", "bioie")
+    assert local["spec"]["clusterQueue"] == cluster["metadata"]["name"]
+    assert cluster["spec"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": local["metadata"]["namespace"]}
+    (group,) = cluster["spec"]["resourceGroups"]
+    (flavor,) = group["flavors"]
+    one(objects, "ResourceFlavor", flavor["name"])
+    nominal = {entry["name"]: parse_quantity(entry["nominalQuota"]) for entry in flavor["resources"]}
+    assert set(nominal) == set(group["coveredResources"]) == {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu"}
+    hard = one(objects, "ResourceQuota", "bioie")["spec"]["hard"]
+    for name in ("cpu", "memory", "nvidia.com/gpu"):
+        assert nominal[name] <= parse_quantity(hard[f"requests.{name}"]), f"an admitted job would be refused its pods: {name}"
+    values = [item["value"] for item in objects if item["kind"] == "WorkloadPriorityClass"]
+    assert len(values) == len(set(values)) == 3
+    assert ("list", "kueue.x-k8s.io", "workloads", "") in rules(objects, "Role", "bioie-client")
+
+
+def test_the_claim_is_for_many_nodes() -> None:
+    folder = K8S / "components" / "store-pvc"
+    claim = yaml.safe_load((folder / "claim.yaml").read_text())
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_the_example_of_spot_workers_is_a_valid_section_of_a_recipe() -> None:
+    data = yaml.safe_load((K8S / "overlays/gpu/spot-workers.yaml").read_text())
+    assert set(data) == {"cluster"}
+    settings = ClusterSettings.model_validate(data["cluster"])
+    group = settings.kube.workers["gpu"]
+    assert group.gpus == 1
+    assert any("spot" in toleration["key"] for toleration in group.tolerations)
+    one(built("gpu"), "PriorityClass", str(settings.kube.priority_class))
+
+
+# Who reaches whom. The semantics of NetworkPolicy, for the forms used here: a pod that some policy selects is closed in that
+# direction but for what the policies that select it allow, all together; both ends must agree.
+Pod = tuple[str, dict[str, str]]  # namespace, labels
+HEAD: Pod = ("bioie", {"ray.io/is-ray-node": "yes", "ray.io/node-type": "head", "ray.io/cluster": "c", **LABELS})
+WORKER: Pod = ("bioie", {"ray.io/is-ray-node": "yes", "ray.io/node-type": "worker", "ray.io/cluster": "c", **LABELS})
+SUBMITTER: Pod = ("bioie", {**LABELS})
+STRANGER: Pod = ("bioie", {"app": "notebook"})
+OPERATOR: Pod = ("kuberay", {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"})
+PROMETHEUS: Pod = ("monitoring", {"app": "prometheus"})
+DNS: Pod = ("kube-system", {"k8s-app": "kube-dns"})
+S3: Pod = ("storage", {"app": "minio"})
+OUTSIDE = "203.0.113.7"
+METADATA = "169.254.169.254"
+
+
+def matches(selector: Json | None, labels: dict[str, str]) -> bool:
+    assert not (selector or {}).get("matchExpressions")
+    return labels.items() >= (selector or {}).get("matchLabels", {}).items()
+
+
+def is_peer(peer: Json, other: Pod | str) -> bool:
+    if "ipBlock" in peer:
+        return isinstance(other, str) and peer["ipBlock"]["cidr"] == f"{other}/32"
+    if isinstance(other, str):
+        return False
+    namespace, labels = other
+    if "namespaceSelector" in peer:
+        here = matches(peer["namespaceSelector"], {"kubernetes.io/metadata.name": namespace})
+    else:
+        here = namespace == "bioie"
+    return here and matches(peer.get("podSelector"), labels)
+
+
+def allows(policies: list[Json], direction: str, pod: Pod | str, other: Pod | str, port: int) -> bool:
+    if isinstance(pod, str) or pod[0] != "bioie":
+        return True
+    key, peers = {"Ingress": ("ingress", "from"), "Egress": ("egress", "to")}[direction]
+    selecting = [p["spec"] for p in policies if direction in p["spec"]["policyTypes"] and matches(p["spec"]["podSelector"], pod[1])]
+    return not selecting or any(
+        (not rule.get(peers) or any(is_peer(peer, other) for peer in rule[peers]))
+        and (not rule.get("ports") or any(entry["port"] == port for entry in rule["ports"]))
+        for spec in selecting
+        for rule in spec.get(key, ())
+    )
+
+
+def reaches(overlay: str, source: Pod | str, target: Pod | str, port: int) -> bool:
+    policies = [item for item in built(overlay) if item["kind"] == "NetworkPolicy"]
+    return allows(policies, "Egress", source, target, port) and allows(policies, "Ingress", target, source, port)
+
+
+OPEN = [
+    (WORKER, HEAD, 6379),
+    (HEAD, WORKER, 40_123),
+    (WORKER, WORKER, 40_123),
+    (OPERATOR, HEAD, 8265),
+    (SUBMITTER, HEAD, 8265),
+    (PROMETHEUS, WORKER, 8080),
+    (PROMETHEUS, HEAD, 44_217),
+    (HEAD, OUTSIDE, 6443),
+    (WORKER, DNS, 53),
+    (SUBMITTER, DNS, 1053),
+]
+CLOSED = [
+    (OPERATOR, HEAD, 6379),
+    (OPERATOR, WORKER, 8265),
+    (SUBMITTER, HEAD, 6379),
+    (SUBMITTER, WORKER, 40_123),
+    (STRANGER, HEAD, 8265),
+    (HEAD, STRANGER, 80),
+    (("elsewhere", LABELS), HEAD, 8265),
+    (("elsewhere", WORKER[1]), HEAD, 6379),
+    (S3, HEAD, 8265),
+    (PROMETHEUS, HEAD, 8265),
+    (OUTSIDE, HEAD, 8265),
+    (WORKER, OUTSIDE, 6443),
+    (WORKER, OUTSIDE, 80),
+    (WORKER, METADATA, 80),
+    (SUBMITTER, OUTSIDE, 443),
+    (STRANGER, OUTSIDE, 443),
+]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_network_is_closed_but_for_what_ray_needs(overlay: str) -> None:
+    assert [(source, target, port) for source, target, port in OPEN if not reaches(overlay, source, target, port)] == []
+    assert [(source, target, port) for source, target, port in CLOSED if reaches(overlay, source, target, port)] == []
+
+
+def test_the_store_is_reached_inside_on_a_local_cluster_and_over_https_elsewhere() -> None:
+    assert reaches("local", WORKER, S3, 9000)
+    assert not reaches("local", WORKER, OUTSIDE, 443)
+    assert reaches("gpu", WORKER, OUTSIDE, 443)
+    assert not reaches("gpu", WORKER, S3, 9000)
