@@ -4,11 +4,11 @@ API server makes of them. `kubectl` is the reference for kustomize here, as it i
 from __future__ import annotations
 
 import functools
+import os
 import re
-import secrets
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,8 @@ def test_the_queue_is_whole_and_smaller_than_the_quota() -> None:
     objects = built("kueue")
     local, cluster = one(objects, "LocalQueue", "bioie"), one(objects, "ClusterQueue", "bioie")
     assert local["spec"]["clusterQueue"] == cluster["metadata"]["name"]
-    assert cluster["spec"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": local["metadata"]["namespace"]}
+    namespace = one(objects, "Namespace", local["metadata"]["namespace"])
+    assert matches(cluster["spec"]["namespaceSelector"], namespace["metadata"]["labels"])
     (group,) = cluster["spec"]["resourceGroups"]
     (flavor,) = group["flavors"]
     one(objects, "ResourceFlavor", flavor["name"])
@@ -154,6 +155,16 @@ def test_the_queue_is_whole_and_smaller_than_the_quota() -> None:
     values = [item["value"] for item in objects if item["kind"] == "WorkloadPriorityClass"]
     assert len(values) == len(set(values)) == 3
     assert ("list", "kueue.x-k8s.io", "workloads", "") in rules(objects, "Role", "bioie-client")
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_another_namespace_is_one_line_in_an_overlay(overlay: str, tmp_path: Path) -> None:
+    above = os.path.relpath(K8S / "overlays" / overlay, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(f"namespace: team-a\nresources: [{above}]\n")
+    objects = kustomize(tmp_path)
+    one(objects, "Namespace", "team-a")
+    assert {item["metadata"].get("namespace", "team-a") for item in objects} == {"team-a"}
+    assert one(objects, "RoleBinding", "bioie")["subjects"][0]["namespace"] == "team-a"
 
 
 def test_the_claim_is_for_many_nodes() -> None:
