@@ -27,16 +27,18 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
-from kube_access import Cluster, wait_until
+from kube_access import Cluster, kustomized, wait_until
 from kubernetes import client
 from pod_store import PodS3, PodStore
 from s3_server import KEY, SECRET, S3Server
 
 # Requests are small because two cores have to hold a Ray cluster, the operator, and the tests.
+SMALL: dict[str, Any] = {"cpus": 0.2, "max_cpus": 2, "ray_cpus": 1, "memory_gib": 3, "spill_gib": 1, "object_store_share": 0.1}
 PODS: dict[str, Any] = {
-    "head": {"cpus": 0.2, "ray_cpus": 0, "memory_gib": 2.5, "spill_gib": 1},
-    "workers": {"cpu": {"cpus": 0.2, "ray_cpus": 1, "memory_gib": 2.5, "spill_gib": 1, "min_replicas": 0, "max_replicas": 1}},
+    "head": {**SMALL, "ray_cpus": 0, "memory_gib": 2.5},
+    "workers": {"cpu": {**SMALL, "min_replicas": 0, "max_replicas": 1}},
 }
+WORKERS: dict[str, Any] = {"num_workers": 1, "memory_per_worker_gib": 1.5}
 TINY: dict[str, Any] = {
     "job": "select_examples",
     "task": "biorelex",
@@ -100,21 +102,12 @@ def pod_store(pod_s3: PodS3, bucket: str) -> PodStore:
     return PodStore(f"s3://{bucket}/{secrets.token_hex(4)}", pod_s3)
 
 
-def overlay(folder: Path, repository: Path, namespace: str) -> str:
-    """k8s/overlays/local in another namespace, as YAML."""
-    base = os.path.relpath(repository / "k8s/overlays/local", folder)
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [base], "namespace": namespace}))
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="session")
 def cluster(kubeconfig: str, repository: Path, pod_s3: PodS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The cluster, with a namespace of our own in it: restricted pods, the accounts, and the storage's credentials."""
     namespace = f"bioie-test-{secrets.token_hex(3)}"
     found = Cluster.connect(namespace)
-    found.kubectl("apply", "-f", "-", text=overlay(tmp_path_factory.mktemp("overlay"), repository, namespace))
+    found.kubectl("apply", "-f", "-", text=kustomized(repository, "local", namespace, tmp_path_factory.mktemp("overlay")))
     literals = [f"--from-literal={name}={value}" for name, value in pod_s3.environment.items()]
     found.kubectl("delete", "secret", "bioie-storage", "--ignore-not-found")
     found.kubectl("create", "secret", "generic", "bioie-storage", *literals)
@@ -157,6 +150,12 @@ def image(cluster: Cluster, repository: Path) -> str:
     return name
 
 
+@pytest.fixture(scope="session")
+def pods() -> dict[str, Any]:
+    """Settings of small pods, as a recipe's ``cluster.kube`` takes them."""
+    return copy.deepcopy(PODS)
+
+
 @dataclass(frozen=True)
 class Recipes:
     """Makes small recipes for pods of the tests' namespace."""
@@ -173,7 +172,7 @@ class Recipes:
             "name": name,
             **store.settings,
             **sections,
-            "cluster": {"num_workers": 1, **sections.get("cluster", {}), "kube": {**copy.deepcopy(settings), **(kube or {})}},
+            "cluster": {**WORKERS, **sections.get("cluster", {}), "kube": {**copy.deepcopy(settings), **(kube or {})}},
         }
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(data, sort_keys=False))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
@@ -28,6 +31,15 @@ def wait_until(what: str, check: Callable[[], T], timeout_s: float, every_s: flo
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout_s:.0f} s for {what}")
         time.sleep(every_s)
+
+
+def kustomized(repository: Path, overlay: str, namespace: str, folder: Path) -> str:
+    """An overlay of k8s/overlays in another namespace, as YAML; the kustomization that does it is written to ``folder``."""
+    base = os.path.relpath(repository / "k8s/overlays" / overlay, folder)  # kustomize takes no absolute paths
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({"resources": [base], "namespace": namespace}))
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @dataclass
@@ -60,6 +72,11 @@ class Cluster:
     def pods(self, selector: str = "") -> list[Any]:
         """The namespace's pods, those on their way out too."""
         return list(self.core.list_namespaced_pod(self.namespace, label_selector=selector).items)
+
+    def is_this_machine(self) -> bool:
+        """Whether the nodes run on the machine of the tests: then floating point gives the same bits."""
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        return boot.exists() and {node.status.node_info.boot_id for node in self.core.list_node().items} == {boot.read_text().strip()}
 
     def running(self, selector: str = "") -> list[Any]:
         """Pods that are ready and not on their way out."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from obstore.store import from_url
 
@@ -100,6 +102,20 @@ class PodStore:
         assert names, f"{output} has no files"
         there = set(self.keys(output))
         return [name for name in names if name not in here & there or self.read(name) != (local_store / name).read_bytes()]
+
+    def far_apart(self, local_store: Path, selection: str, *, within: float) -> list[str]:
+        """Rows of a selection that are not those of a store on this machine: other ids, or scores further apart."""
+        found = []
+        for path in sorted((local_store / selection).glob("*.parquet")):
+            here = pq.read_table(path).to_pylist()
+            there = pq.read_table(pa.BufferReader(self.read(f"{selection}/{path.name}"))).to_pylist()
+            assert len(here) == len(there), path.name
+            for one, other in zip(here, there, strict=True):
+                scores = [name for name, value in one.items() if isinstance(value, float)]
+                same = all(one[name] == other[name] for name in one if name not in scores)
+                if not same or any(abs(one[name] - other[name]) > within for name in scores):
+                    found.append(f"{path.name}: {one} {other}")
+        return found
 
     def wait_for_markers(self, output: str, num: int, is_over: Callable[[], bool], timeout_s: float = 300) -> int:
         """Wait until so many shards are done; fails when the run ended before that could be seen."""

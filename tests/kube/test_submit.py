@@ -1,0 +1,57 @@
+"""``bioie submit`` and ``bioie cancel`` with a RayJob."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from kube_access import wait_until
+
+if TYPE_CHECKING:
+    from conftest import Bioie, Local, Recipes
+    from kube_access import Cluster
+    from pod_store import PodStore
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+
+BM25 = {"k": 12, "keep": 10, "method": "bm25", "rerank": False}
+
+
+def test_submitting_twice_is_one_job_and_following_it_ends_well(
+    cluster: Cluster, bioie: Bioie, recipes: Recipes, pod_store: PodStore, local: Local
+) -> None:
+    recipe = recipes("submitted", pod_store, select=BM25)
+    first = bioie("submit", str(recipe), "--to", "kube")
+    assert first.returncode == 0, first.stdout + first.stderr
+    (job,) = [job for job in cluster.rayjobs() if job["metadata"]["name"].startswith("submitted-")]
+    name = job["metadata"]["name"]
+    assert name in first.stdout + first.stderr
+    with cluster.job(name):
+        second = bioie("submit", str(recipe), "--to", "kube", "--follow")
+        said = second.stdout + second.stderr
+        assert second.returncode == 0, said
+        assert "is there already" in said
+        jobs = [job["metadata"] for job in cluster.rayjobs()]
+        assert [(one["name"], one["uid"]) for one in jobs] == [(name, job["metadata"]["uid"])]
+        selection = "selections/submitted@1"
+        assert f"{pod_store.url}/{selection}" in said  # the driver's own words
+        assert pod_store.differing(local(recipe), selection) == []
+        third = bioie("submit", str(recipe), "--to", "kube", "--follow")
+        assert third.returncode == 0, third.stdout + third.stderr
+        assert "has succeeded already" in third.stdout + third.stderr
+
+
+def test_cancel_leaves_no_pod(cluster: Cluster, bioie: Bioie, recipes: Recipes, pod_store: PodStore) -> None:
+    recipe = recipes("cancelled", pod_store)
+    submitted = bioie("submit", str(recipe), "--to", "kube")
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+    (name,) = [job["metadata"]["name"] for job in cluster.rayjobs()]
+    with cluster.job(name):
+        wait_until("the job's head", lambda: cluster.job_pods(name, "head"), 120)
+        done = bioie("cancel", name, "--namespace", cluster.namespace)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert cluster.pods() == []
+        assert cluster.rayjobs() == []
+        gone = bioie("cancel", name, "--namespace", cluster.namespace)
+        assert gone.returncode == 1
+        assert f"no RayJob {name}" in gone.stderr
