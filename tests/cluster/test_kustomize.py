@@ -73,7 +73,9 @@ class TestEveryOverlay:
             assert metadata["name"].startswith("bioie") or item["kind"] == "NetworkPolicy", metadata["name"]
 
     def test_nothing_secret_and_nothing_that_runs(self, overlay: str) -> None:
-        assert {item["kind"] for item in built(overlay)} & {"Secret", "ConfigMap", "Pod", "Deployment", "Job", "DaemonSet"} == set()
+        assert {item["kind"] for item in built(overlay)} & {"Secret", "Pod", "Deployment", "Job", "DaemonSet"} == set()
+        for item in built(overlay):  # the one ConfigMap says where the site keeps things, not how to get in
+            assert item["kind"] != "ConfigMap" or (item["metadata"]["name"], set(item["data"])) == ("bioie-site", {"store", "storage-endpoint"})
 
     def test_rights_name_what_they_allow(self, overlay: str) -> None:
         for item in built(overlay):
@@ -102,7 +104,8 @@ class TestEveryOverlay:
         changing = {entry[:3] for entry in allowed if entry[0] not in {"get", "list", "watch"}}
         assert changing == {*((verb, "ray.io", "rayjobs") for verb in ("create", "patch", "delete")), ("create", "", "pods/portforward")}
         assert {entry for entry in allowed if entry[2] == "secrets"} == {("get", "", "secrets", "bioie")}
-        assert not {"pods/exec", "configmaps", "serviceaccounts/token"} & {entry[2] for entry in allowed}
+        assert {entry for entry in allowed if entry[2] == "configmaps"} == {("get", "", "configmaps", "bioie-site")}
+        assert not {"pods/exec", "serviceaccounts/token"} & {entry[2] for entry in allowed}
         reading = rules(built(overlay), "ClusterRole", "bioie-client-cluster")
         assert {entry[0] for entry in reading} <= {"get", "list"}
         assert {entry[2] for entry in reading} == {"nodes", "customresourcedefinitions"}
@@ -129,6 +132,14 @@ def test_the_overlays_differ_where_they_should() -> None:
     assert quota("gpu", "requests.nvidia.com/gpu") >= 8
     base = kustomize(K8S / "base")
     assert one(base, "ResourceQuota", "bioie")["spec"]["hard"]["requests.nvidia.com/gpu"] == "0"
+
+
+def test_the_site_says_where_the_store_is_where_it_is_known() -> None:
+    settings = ClusterSettings().kube
+    assert settings.site_config_map is not None
+    data = {overlay: one(built(overlay), "ConfigMap", settings.site_config_map).get("data", {}) for overlay in OVERLAYS}
+    assert set(data["local"]) == {"store", "storage-endpoint"}
+    assert data["gpu"] == data["kueue"] == {}, "a bucket of somebody else"
 
 
 def test_batch_jobs_give_way_and_still_make_the_cluster_grow() -> None:
