@@ -1,49 +1,20 @@
-"""The kustomize base and its overlays: what they build, whom their network policies let through, and (mark `cluster`) what an
-API server makes of them. `kubectl` is the reference for kustomize here, as it is for whoever applies these."""
+"""The kustomize base and its overlays: rights, labels, quotas and queues of what they build. tests/kube/ applies them."""
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from overlays import K8S, LABELS, OVERLAYS, Json, built, kustomize, matches, one
 
 from bioie_ray.cluster.capacity import parse_quantity
 from bioie_ray.config.cluster import ClusterSettings
 
-ROOT = Path(__file__).parents[2]
-K8S = ROOT / "k8s"
-OVERLAYS = ("local", "gpu", "kueue")
-LABELS = {"app.kubernetes.io/name": "bioie", "app.kubernetes.io/part-of": "bioie-ray"}
 CLUSTER_SCOPED = {"Namespace", "ClusterRole", "PriorityClass", "ResourceFlavor", "ClusterQueue", "WorkloadPriorityClass"}
-Json = dict[str, Any]
-
-
-def kustomize(folder: Path) -> list[Json]:
-    command = [shutil.which("kubectl"), "kustomize"] if shutil.which("kubectl") else [shutil.which("kustomize"), "build"]
-    if command[0] is None:
-        pytest.skip("neither kubectl nor kustomize is on PATH")
-    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-
-@functools.cache
-def built(overlay: str) -> tuple[Json, ...]:
-    return tuple(kustomize(K8S / "overlays" / overlay))
-
-
-def one(objects: Iterable[Json], kind: str, name: str) -> Json:
-    found = [item for item in objects if (item["kind"], item["metadata"]["name"]) == (kind, name)]
-    assert len(found) == 1, f"{len(found)} {kind}/{name}"
-    return found[0]
 
 
 def rules(objects: Iterable[Json], kind: str, name: str) -> set[tuple[str, str, str, str]]:
@@ -75,7 +46,7 @@ class TestEveryOverlay:
     def test_nothing_secret_and_nothing_that_runs(self, overlay: str) -> None:
         assert {item["kind"] for item in built(overlay)} & {"Secret", "Pod", "Deployment", "Job", "DaemonSet"} == set()
         for item in built(overlay):  # the one ConfigMap says where the site keeps things, not how to get in
-            assert item["kind"] != "ConfigMap" or (item["metadata"]["name"], set(item["data"])) == ("bioie-site", {"store", "storage-endpoint"})
+            assert item["kind"] != "ConfigMap" or set(item.get("data", {})) <= {"store", "storage-endpoint"}
 
     def test_rights_name_what_they_allow(self, overlay: str) -> None:
         for item in built(overlay):
@@ -142,6 +113,43 @@ def test_the_site_says_where_the_store_is_where_it_is_known() -> None:
     assert data["gpu"] == data["kueue"] == {}, "a bucket of somebody else"
 
 
+def asked(manifest: Json) -> dict[str, float]:
+    """What all pods of a rendered manifest request together, with every group at its largest."""
+    spec = manifest["spec"].get("jobTemplate", manifest["spec"])
+    ray = spec.get("rayClusterSpec", spec)
+    pods = [(1, ray["headGroupSpec"]["template"]), *((group["maxReplicas"], group["template"]) for group in ray["workerGroupSpecs"])]
+    pods += [(1, spec["submitterPodTemplate"])] if "submitterPodTemplate" in spec else []
+    containers = [(count, container) for count, pod in pods for container in pod["spec"]["containers"]]
+    containers += [(1, ray["autoscalerOptions"])] if ray.get("enableInTreeAutoscaling") else []
+    total: dict[str, float] = {"requests.nvidia.com/gpu": 0.0, "pods": float(sum(count for count, _ in pods))}
+    for count, container in containers:
+        for kind, names in (("requests", ("cpu", "memory", "nvidia.com/gpu")), ("limits", ("memory",))):
+            for name in names:
+                amount = container["resources"][kind].get(name, 0) if "gpu" in name else container["resources"][kind][name]
+                total[f"{kind}.{name}"] = total.get(f"{kind}.{name}", 0.0) + count * parse_quantity(amount)
+    return total
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_quota_holds_all_manifests_here_at_once(overlay: str) -> None:
+    hard = one(built(overlay), "ResourceQuota", "bioie")["spec"]["hard"]
+    manifests = [yaml.safe_load(path.read_text()) for path in [*sorted((K8S / "rayjobs").glob("*.yaml")), *K8S.glob("ray*.yaml")]]
+    assert {manifest["kind"] for manifest in manifests} == {"RayJob", "RayCluster", "RayCronJob"}
+    needs = [asked(manifest) for manifest in manifests]
+    for name in needs[0]:
+        assert sum(need[name] for need in needs) <= parse_quantity(hard[name]), name
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "kueue"])
+def test_the_quota_holds_three_jobs_of_default_size(overlay: str) -> None:
+    hard = one(built(overlay), "ResourceQuota", "bioie")["spec"]["hard"]
+    settings = ClusterSettings().kube
+    for name, head, group in (("cpu", settings.head.cpus, "cpus"), ("memory", settings.head.memory_gib * 2**30, "memory_gib")):
+        unit = 2**30 if name == "memory" else 1
+        job = head + unit * sum(workers.max_replicas * getattr(workers, group) for workers in settings.workers.values())
+        assert 3 * job < parse_quantity(hard[f"requests.{name}"])
+
+
 def test_batch_jobs_give_way_and_still_make_the_cluster_grow() -> None:
     batch = one(built("gpu"), "PriorityClass", "bioie-batch")
     urgent = one(built("gpu"), "PriorityClass", "bioie-urgent")
@@ -192,99 +200,3 @@ def test_the_example_of_spot_workers_is_a_valid_section_of_a_recipe() -> None:
     assert group.gpus == 1
     assert any("spot" in toleration["key"] for toleration in group.tolerations)
     one(built("gpu"), "PriorityClass", str(settings.kube.priority_class))
-
-
-# Who reaches whom. The semantics of NetworkPolicy, for the forms used here: a pod that some policy selects is closed in that
-# direction but for what the policies that select it allow, all together; both ends must agree.
-Pod = tuple[str, dict[str, str]]  # namespace, labels
-HEAD: Pod = ("bioie", {"ray.io/is-ray-node": "yes", "ray.io/node-type": "head", "ray.io/cluster": "c", **LABELS})
-WORKER: Pod = ("bioie", {"ray.io/is-ray-node": "yes", "ray.io/node-type": "worker", "ray.io/cluster": "c", **LABELS})
-SUBMITTER: Pod = ("bioie", {**LABELS})
-STRANGER: Pod = ("bioie", {"app": "notebook"})
-OPERATOR: Pod = ("kuberay", {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"})
-PROMETHEUS: Pod = ("monitoring", {"app": "prometheus"})
-DNS: Pod = ("kube-system", {"k8s-app": "kube-dns"})
-S3: Pod = ("storage", {"app": "minio"})
-OUTSIDE = "203.0.113.7"
-METADATA = "169.254.169.254"
-
-
-def matches(selector: Json | None, labels: dict[str, str]) -> bool:
-    assert not (selector or {}).get("matchExpressions")
-    return labels.items() >= (selector or {}).get("matchLabels", {}).items()
-
-
-def is_peer(peer: Json, other: Pod | str) -> bool:
-    if "ipBlock" in peer:
-        return isinstance(other, str) and peer["ipBlock"]["cidr"] == f"{other}/32"
-    if isinstance(other, str):
-        return False
-    namespace, labels = other
-    if "namespaceSelector" in peer:
-        here = matches(peer["namespaceSelector"], {"kubernetes.io/metadata.name": namespace})
-    else:
-        here = namespace == "bioie"
-    return here and matches(peer.get("podSelector"), labels)
-
-
-def allows(policies: list[Json], direction: str, pod: Pod | str, other: Pod | str, port: int) -> bool:
-    if isinstance(pod, str) or pod[0] != "bioie":
-        return True
-    key, peers = {"Ingress": ("ingress", "from"), "Egress": ("egress", "to")}[direction]
-    selecting = [p["spec"] for p in policies if direction in p["spec"]["policyTypes"] and matches(p["spec"]["podSelector"], pod[1])]
-    return not selecting or any(
-        (not rule.get(peers) or any(is_peer(peer, other) for peer in rule[peers]))
-        and (not rule.get("ports") or any(entry["port"] == port for entry in rule["ports"]))
-        for spec in selecting
-        for rule in spec.get(key, ())
-    )
-
-
-def reaches(overlay: str, source: Pod | str, target: Pod | str, port: int) -> bool:
-    policies = [item for item in built(overlay) if item["kind"] == "NetworkPolicy"]
-    return allows(policies, "Egress", source, target, port) and allows(policies, "Ingress", target, source, port)
-
-
-OPEN = [
-    (WORKER, HEAD, 6379),
-    (HEAD, WORKER, 40_123),
-    (WORKER, WORKER, 40_123),
-    (OPERATOR, HEAD, 8265),
-    (SUBMITTER, HEAD, 8265),
-    (PROMETHEUS, WORKER, 8080),
-    (PROMETHEUS, HEAD, 44_217),
-    (HEAD, OUTSIDE, 6443),
-    (WORKER, DNS, 53),
-    (SUBMITTER, DNS, 1053),
-]
-CLOSED = [
-    (OPERATOR, HEAD, 6379),
-    (OPERATOR, WORKER, 8265),
-    (SUBMITTER, HEAD, 6379),
-    (SUBMITTER, WORKER, 40_123),
-    (STRANGER, HEAD, 8265),
-    (HEAD, STRANGER, 80),
-    (("elsewhere", LABELS), HEAD, 8265),
-    (("elsewhere", WORKER[1]), HEAD, 6379),
-    (S3, HEAD, 8265),
-    (PROMETHEUS, HEAD, 8265),
-    (OUTSIDE, HEAD, 8265),
-    (WORKER, OUTSIDE, 6443),
-    (WORKER, OUTSIDE, 80),
-    (WORKER, METADATA, 80),
-    (SUBMITTER, OUTSIDE, 443),
-    (STRANGER, OUTSIDE, 443),
-]
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_network_is_closed_but_for_what_ray_needs(overlay: str) -> None:
-    assert [(source, target, port) for source, target, port in OPEN if not reaches(overlay, source, target, port)] == []
-    assert [(source, target, port) for source, target, port in CLOSED if reaches(overlay, source, target, port)] == []
-
-
-def test_the_store_is_reached_inside_on_a_local_cluster_and_over_https_elsewhere() -> None:
-    assert reaches("local", WORKER, S3, 9000)
-    assert not reaches("local", WORKER, OUTSIDE, 443)
-    assert reaches("gpu", WORKER, OUTSIDE, 443)
-    assert not reaches("gpu", WORKER, S3, 9000)
