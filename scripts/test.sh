@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks and tests. Sets itself up.
 #   scripts/test.sh [--fast] [PYTEST ARGUMENT ...]      --fast leaves out the marks slow and cluster
+# With KUBECONFIG the tests in tests/kube/ run on that cluster, with an image of this checkout; without, they are skipped and say so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # The S3 server of tests/artifacts/test_s3.py is built beside the checks; without it those tests are skipped and say why.
@@ -15,6 +16,8 @@ marks=()
 if [[ ${1:-} == --fast ]]; then
   marks=(-m "not slow and not cluster")
   shift
+elif [[ -n ${KUBECONFIG:-} ]]; then
+  source scripts/cluster_env.sh
 fi
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

@@ -56,6 +56,13 @@ def absent(reason: str) -> NoReturn:
 
 
 @pytest.fixture(scope="session")
+def suite() -> None:
+    """Leaves a test out of CI: it is slow, or disturbs more than its own namespace."""
+    if os.environ.get("BIOIE_CLUSTER_SUITE") != "1":
+        pytest.skip("run scripts/cluster_suite.sh: this test is slow, or disturbs more than its own namespace")
+
+
+@pytest.fixture(scope="session")
 def kubeconfig() -> str:
     """The path of a kubeconfig whose cluster has the KubeRay operator."""
     path = os.environ.get("KUBECONFIG", "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,12 +22,14 @@ def test_submitting_twice_is_one_job_and_following_it_ends_well(
     cluster: Cluster, bioie: Bioie, recipes: Recipes, pod_store: PodStore, local: Local
 ) -> None:
     recipe = recipes("submitted", pod_store, select=BM25)
-    first = bioie("submit", str(recipe), "--to", "kube")
-    assert first.returncode == 0, first.stdout + first.stderr
-    (job,) = [job for job in cluster.rayjobs() if job["metadata"]["name"].startswith("submitted-")]
+    with ThreadPoolExecutor(2) as people:  # at the same moment
+        both = list(people.map(lambda _: bioie("submit", str(recipe), "--to", "kube"), range(2)))
+    (job,) = cluster.rayjobs()
     name = job["metadata"]["name"]
-    assert name in first.stdout + first.stderr
     with cluster.job(name):
+        assert [one.returncode for one in both] == [0, 0], [one.stderr for one in both]
+        said = sorted("created the RayJob" in one.stdout + one.stderr for one in both)
+        assert said == [False, True]
         second = bioie("submit", str(recipe), "--to", "kube", "--follow")
         said = second.stdout + second.stderr
         assert second.returncode == 0, said
