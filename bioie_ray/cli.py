@@ -19,7 +19,10 @@ app = typer.Typer(
 )
 CORPORA = ("bc5cdr", "ncbi_disease", "nlm_gene", "chemdner", "ddi_corpus", "biorelex")
 
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a key of the recipe; repeatable")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="change a key of the recipe, or @FILE: all keys of a YAML file; repeatable"),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="print the tracebacks of failed shards")]
 
 
@@ -110,6 +113,26 @@ def run(
     from bioie_ray.pipeline.job import run_recipe
 
     run_recipe(load_recipe(recipe, overrides or ()), dry_run=dry_run, verbose=verbose)
+
+
+@app.command()
+@_fail_in_one_message
+def render(
+    recipe: Annotated[Path, typer.Argument(help="a YAML file of jobs/recipes/")],
+    overrides: Overrides = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="REF", help="the image of all pods; else cluster.kube.image, else BIOIE_IMAGE")
+    ] = None,
+    kind: Annotated[str, typer.Option("--kind", help="rayjob, raycronjob, or raycluster (a standing one of the recipe's pods)")] = "rayjob",
+    schedule: Annotated[str, typer.Option("--schedule", metavar="CRON", help="of a raycronjob")] = "30 2 * * *",
+) -> None:
+    """Print the manifest of a recipe, as kubectl apply takes it.
+
+    For example: bioie render jobs/recipes/select_demo.yaml | kubectl apply -f -
+    """
+    from bioie_ray.cluster.render_command import render_recipe
+
+    print(render_recipe(recipe, overrides or (), image=image, kind=kind, schedule=schedule), end="")
 
 
 @app.command()

@@ -17,9 +17,10 @@ _CREDENTIAL = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACC
 
 
 class PodSettings(Settings):
-    """What one Ray pod asks Kubernetes for. Requests are limits: Ray plans with all of what it is told it has."""
+    """What one Ray pod asks Kubernetes for. Requests are limits, unless `max_cpus` says more: Ray plans with all it is told it has."""
 
-    cpus: float = Field(default=4.0, gt=0.0, description="CPUs of the pod (request and limit)")
+    cpus: float = Field(default=4.0, gt=0.0, description="CPUs of the pod: what it requests, and its limit where `max_cpus` is left out")
+    max_cpus: float | None = Field(default=None, gt=0.0, description="limit of CPUs above `cpus`, for pods that may use idle cores")
     ray_cpus: int | None = Field(default=None, ge=0, description="CPUs that Ray counts on; left out: `cpus` rounded down, at least 1")
     memory_gib: float = Field(default=16.0, gt=0.0, description="memory of the pod, shared memory included (request and limit)")
     object_store_share: float = Field(
@@ -30,6 +31,21 @@ class PodSettings(Settings):
     tolerations: tuple[dict[str, Any], ...] = Field(
         default=(), description="as Kubernetes writes them; those for dead nodes come by themselves"
     )
+
+    @model_validator(mode="after")
+    def _limit_above_request(self) -> Self:
+        if self.max_cpus is not None and self.max_cpus < self.cpus:
+            raise ValueError(
+                f"max_cpus is {self.max_cpus:g} but cpus is {self.cpus:g}; set max_cpus to at least {self.cpus:g}, or leave it out"
+            )
+        return self
+
+
+class HeadSettings(PodSettings):
+    """The head's pod: Ray's services and the job's driver, no actors."""
+
+    cpus: float = Field(default=2.0, gt=0.0, description="CPUs of the pod: what it requests, and its limit where `max_cpus` is left out")
+    memory_gib: float = Field(default=8.0, gt=0.0, description="memory of the pod, shared memory included (request and limit)")
 
 
 class WorkerGroupSettings(PodSettings):
@@ -65,6 +81,10 @@ class KubeSettings(Settings):
     storage_secret: str | None = Field(
         default="bioie-storage", description="Secret whose keys become environment variables (AWS_ACCESS_KEY_ID, ...); null: none"
     )
+    site_config_map: str | None = Field(
+        default="bioie-site",
+        description="ConfigMap that says where this site keeps things, for recipes that do not: `store`, and `storage-endpoint` (optional)",
+    )
     ca_config_map: str | None = Field(
         default=None, description="ConfigMap with `ca.crt`: a private CA that pods trust beside the public ones"
     )
@@ -72,13 +92,17 @@ class KubeSettings(Settings):
     queue: str | None = Field(default=None, description="Kueue LocalQueue (profile `queued`)")
     priority_class: str | None = Field(default=None, description="Kueue WorkloadPriorityClass (queued), else a PriorityClass of pods")
     max_attempts: int = Field(default=3, ge=1, description="how often a job is started in all, each time on a fresh cluster")
-    deadline_s: int = Field(default=86_400, ge=60, description="the whole job, waiting included, is ended after this long")
-    keep_after_finish_s: int = Field(default=600, ge=0, description="how long a finished RayJob and its pods stay for a look")
+    deadline_s: int = Field(default=86_400, ge=60, description="an attempt, waiting for pods included, is ended after this long")
+    keep_after_finish_s: int = Field(default=600, ge=0, description="how long the pods of a finished job stay for a look")
+    forget_after_s: int = Field(
+        default=604_800, ge=0, description="elastic: how long the RayJob object of a finished job stays; queued ones stay until deleted"
+    )
     idle_timeout_s: int = Field(default=60, ge=1, description="elastic: a worker pod without work is removed after this long")
     gcs_redis: str | None = Field(
         default=None, description="host:port of a Redis that keeps the head's state through a head restart (standing clusters)"
     )
-    head: PodSettings = PodSettings(cpus=2.0, memory_gib=8.0)
+    gcs_redis_secret: str | None = Field(default=None, description="Secret with the Redis password under `password`; left out: none")
+    head: HeadSettings = HeadSettings()
     workers: dict[str, WorkerGroupSettings] = Field(default_factory=lambda: {"cpu": WorkerGroupSettings()})
 
     @field_validator("env")
@@ -102,7 +126,18 @@ class KubeSettings(Settings):
         for name in value:
             if not re.match(GroupName, name):
                 raise ValueError(f"cluster.kube.workers.{name}: a group's name has at most 15 of a-z, 0-9 and -, and begins with a letter")
+            if name in {"head", "headgroup"}:  # Kueue's name of the head's pods, and KubeRay's
+                raise ValueError(f"cluster.kube.workers.{name}: this name is the head's own; call the group cpu or gpu, say")
         return value
+
+    @model_validator(mode="after")
+    def _pods_go_before_their_job(self) -> Self:
+        if self.forget_after_s < self.keep_after_finish_s:
+            raise ValueError(
+                f"cluster.kube.forget_after_s is {self.forget_after_s}, but the pods stay for cluster.kube.keep_after_finish_s="
+                f"{self.keep_after_finish_s}, and go with their RayJob; set forget_after_s to at least {self.keep_after_finish_s}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _queue_of_the_profile(self) -> Self:

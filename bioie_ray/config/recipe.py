@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,10 @@ class RecipeError(ValueError):
 class StorageSettings(Settings):
     """How a store is reached. Credentials come from the environment only, never from a recipe."""
 
-    endpoint: str | None = Field(default=None, description="URL of an S3-compatible server; left out: AWS")
+    endpoint: str | None = Field(
+        default_factory=lambda: os.environ.get("BIOIE_STORAGE_ENDPOINT") or None,
+        description="URL of an S3-compatible server; left out: BIOIE_STORAGE_ENDPOINT, else AWS",
+    )
     region: str = "us-east-1"
 
 
@@ -44,8 +48,11 @@ class Recipe(Settings):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,126}$")
     version: str = Field(default="1", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")
     job: JobName
-    store: str = Field(default="./store", description="a folder, or an s3://bucket/prefix")
-    storage: StorageSettings = StorageSettings()
+    store: str = Field(
+        default_factory=lambda: os.environ.get("BIOIE_STORE") or "./store",
+        description="a folder, or an s3://bucket/prefix; left out: BIOIE_STORE, else ./store",
+    )
+    storage: StorageSettings = Field(default_factory=StorageSettings)
     source: str | None = Field(default=None, description="folder of the corpora; left out: the store's corpus, else the embedded one")
     seed: int = Field(default=0, ge=0)
     task: TaskName = "bc5cdr_disease"
@@ -95,11 +102,33 @@ class Recipe(Settings):
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and put ``key=value`` overrides on top (values are YAML: ``select.k=20``, ``rerank.model=null``).
+    """Read a recipe and put overrides on top, in their order.
+
+    ``key=value`` sets one key (values are YAML: ``select.k=20``, ``rerank.model=null``); ``@FILE`` sets all keys of a YAML file, a
+    section at a time, so that the pods of a site are written down once for every recipe.
 
     Raises:
         RecipeError: no such file, not YAML, an unknown key, a value out of range; the message says which and what would do.
     """
+    data = _read(path)
+    for override in overrides:
+        if override.startswith("@"):
+            data = _merged(data, _read(Path(override[1:])))
+            continue
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise RecipeError(f"--set {override!r} is not KEY=VALUE; for example --set select.k=20, or --set @FILE.yaml for many keys")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        data = _with(data, key.strip(), value, merge=False)
+    recipe = _validate(Recipe, data, where=str(path))
+    recipe.cells()
+    return recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -110,18 +139,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path} is not YAML: {error}") from None
     if not isinstance(data, dict):
         raise RecipeError(f"{path} holds no mapping; a recipe begins with `name:` and `job:`")
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise RecipeError(f"--set {override!r} is not KEY=VALUE; for example --set select.k=20")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        data = _with(data, key.strip(), value, merge=False)
-    recipe = _validate(Recipe, data, where=str(path))
-    recipe.cells()
-    return recipe
+    return data
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections are merged; everything else of ``above`` replaces what is below."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        result[key] = _merged(under, value) if isinstance(value, Mapping) and isinstance(under, Mapping) else value
+    return result
 
 
 def _label(value: Any) -> str:

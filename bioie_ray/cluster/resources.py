@@ -1,0 +1,244 @@
+"""How much a pod must have for what Ray will start in it: the sum is checked when a manifest is rendered, not when a pod is killed.
+
+Memory of a pod = shared memory (Ray's object store lies there) + Ray's own processes + actors. Ray fills a node with actors by
+CPUs, GPUs and, where ``cluster.memory_per_worker_gib`` is set, by memory; so do these sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bioie_ray.config.cluster import ClusterSettings, PodSettings, WorkerGroupSettings
+from bioie_ray.config.recipe import Recipe
+
+GIB = 2**30
+# Ray refuses a smaller object store (OBJECT_STORE_MINIMUM_MEMORY_BYTES).
+MIN_OBJECT_STORE_BYTES = 75 * 2**20
+# /dev/shm beyond the object store: Ray moves the store to disk where it does not fit whole, and page tables and torch's
+# own segments need some; NCCL puts its rings there as soon as several GPUs of a pod talk to each other.
+SHM_MARGIN_GIB = 0.125
+NCCL_SHM_GIB = 1.0
+# Resident memory of Ray's processes: on a worker raylet and agents; on the head also GCS, dashboard and job manager.
+RAY_WORKER_GIB = 0.75
+RAY_HEAD_GIB = 1.25
+# The driver of a job runs in the head's pod: Ray Data, pyarrow and the plan, but no model.
+DRIVER_GIB = 0.75
+# What one actor of each kind holds with the default models, where the recipe does not say (memory_per_worker_gib).
+ACTOR_GIB = {"prepare": 0.5, "embed": 1.5, "index": 1.5, "train_reranker": 2.5, "select": 2.0}
+# An actor leaves this share of a CPU to Ray's own tasks (execution/ray_data.py).
+CPU_LEFT_FREE = 0.1
+# These methods pass the cross-encoder by unless the recipe says otherwise.
+NOT_RERANKED = frozenset({"ders", "fers", "longest"})
+
+
+class ResourceError(ValueError):
+    """Pods too small for what the recipe would start in them; the message shows the sum, the key and a value that would do."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of actors that a job starts: their threads and, each, their memory in GiB."""
+
+    kind: str
+    threads: int
+    memory_gib: float
+    threads_key: str
+
+    @property
+    def cpus(self) -> float:
+        """What an actor asks Ray for."""
+        return max(self.threads - CPU_LEFT_FREE, CPU_LEFT_FREE)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod in numbers of Ray and of Kubernetes, all memory in bytes."""
+
+    ray_cpus: int
+    gpus: int
+    memory: int
+    object_store: int
+    shm: int
+    ray: int
+
+    @property
+    def for_actors(self) -> int:
+        """Memory left for actors; Ray is told that it has just this."""
+        return self.memory - self.shm - self.ray
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The result: pods of head and groups, and how many actors the groups hold together."""
+
+    head: Pod
+    groups: Mapping[str, Pod]
+    num_workers: int
+
+
+def size_pods(recipe: Recipe) -> Sizes:
+    """Check the pods of a recipe against what its job will start in them.
+
+    Raises:
+        ResourceError: no group can hold an actor, a pod's memory is less than the sum, or GPUs that nothing would use.
+    """
+    cluster, kube = recipe.cluster, recipe.cluster.kube
+    works = works_of(recipe)
+    _check_gpus(cluster)
+    groups = {name: pod_of(group, f"cluster.kube.workers.{name}", ray_gib=RAY_WORKER_GIB) for name, group in kube.workers.items()}
+    slots = []
+    for work in works:
+        fitting = {name: _slots(work, groups[name], cluster) * group.max_replicas for name, group in kube.workers.items()}
+        if not any(fitting.values()):
+            raise ResourceError(_no_place(work, groups, cluster))
+        slots.append(sum(fitting.values()))
+    for name, pod in groups.items():
+        _check_worker(name, pod, works, cluster)
+    head = pod_of(kube.head, "cluster.kube.head", ray_gib=RAY_HEAD_GIB)
+    check_head(head)
+    # As many as there is room for, whatever the kind: an actor too many only waits, one too few leaves a pod idle.
+    return Sizes(head, groups, cluster.num_workers or max(slots))
+
+
+def works_of(recipe: Recipe) -> list[Work]:
+    """The kinds of actors that a recipe's job starts, each with the most threads that a cell of the matrix asks for."""
+    found: dict[str, Work] = {}
+    for cell in recipe.cells():
+        for kind, (threads, key) in _kinds(cell).items():
+            memory = recipe.cluster.memory_per_worker_gib or ACTOR_GIB[kind]
+            if kind not in found or threads > found[kind].threads:
+                found[kind] = Work(kind, threads, memory, key)
+    return list(found.values())
+
+
+def _kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
+    kinds = {"prepare": (1, "")}
+    if recipe.job == "prepare_corpora":
+        return kinds
+    kinds["embed"] = (recipe.embed.threads, "embed.threads")
+    select = recipe.select
+    reranks = select.rerank if select.rerank is not None else select.method not in NOT_RERANKED
+    if recipe.job == "train_reranker" or (recipe.job == "select_examples" and reranks and recipe.rerank.model is None):
+        kinds["train_reranker"] = (recipe.train_reranker.threads, "train_reranker.threads")
+    if recipe.job == "select_examples":
+        if recipe.index.kind != "flat":
+            kinds["index"] = (1, "")
+        kinds["select"] = (recipe.rerank.threads, "rerank.threads")
+    return kinds
+
+
+def pod_of(settings: PodSettings, key: str, *, ray_gib: float) -> Pod:
+    """A pod's settings in numbers.
+
+    Raises:
+        ResourceError: an object store below Ray's minimum.
+    """
+    memory = round(settings.memory_gib * GIB)
+    object_store = int(memory * settings.object_store_share)
+    if object_store < MIN_OBJECT_STORE_BYTES:
+        share = math.ceil(100 * MIN_OBJECT_STORE_BYTES / memory) / 100
+        raise ResourceError(
+            f"{key}: {settings.object_store_share:g} of {settings.memory_gib:g} GiB is {object_store / 2**20:.0f} MiB of object store, and "
+            f"Ray starts with no less than 75; set {key}.object_store_share={share:g} or more"
+        )
+    gpus = settings.gpus if isinstance(settings, WorkerGroupSettings) else 0
+    margin = SHM_MARGIN_GIB + (NCCL_SHM_GIB if gpus > 1 else 0.0)
+    ray_cpus = settings.ray_cpus if settings.ray_cpus is not None else max(1, int(settings.cpus))
+    return Pod(ray_cpus, gpus, memory, object_store, object_store + round(margin * GIB), round(ray_gib * GIB))
+
+
+def _slots(work: Work, pod: Pod, cluster: ClusterSettings) -> int:
+    """How many such actors Ray would put into a pod. Integer hundredths: 3 actors of 0.9 fit 2.7 CPUs."""
+    by_cpu = pod.ray_cpus * 100 // round(work.cpus * 100)
+    if cluster.gpus_per_worker:
+        by_cpu = min(by_cpu, int(pod.gpus * 1000) // round(cluster.gpus_per_worker * 1000))
+    if cluster.memory_per_worker_gib:
+        by_cpu = min(by_cpu, max(0, pod.for_actors) // round(cluster.memory_per_worker_gib * GIB))
+    return by_cpu
+
+
+def _check_gpus(cluster: ClusterSettings) -> None:
+    with_gpus = [name for name, group in cluster.kube.workers.items() if group.gpus]
+    if cluster.gpus_per_worker and not with_gpus:
+        name = next(iter(cluster.kube.workers))
+        raise ResourceError(
+            f"cluster.gpus_per_worker={cluster.gpus_per_worker:g}, but no group of cluster.kube.workers has a GPU; set "
+            f"cluster.kube.workers.{name}.gpus={math.ceil(cluster.gpus_per_worker)}, or cluster.gpus_per_worker=0"
+        )
+    if with_gpus and not cluster.gpus_per_worker:
+        raise ResourceError(
+            f"cluster.kube.workers.{with_gpus[0]} has GPUs that nothing would use: no actor asks for one; set cluster.gpus_per_worker=1 "
+            f"(or a fraction, for several small models on one), or cluster.kube.workers.{with_gpus[0]}.gpus=0"
+        )
+    if cluster.kube.profile == "queued":
+        idle = [name for name in cluster.kube.workers if with_gpus and name not in with_gpus]
+        if idle:
+            raise ResourceError(
+                f"cluster.kube.workers.{idle[0]} has no GPU, and every actor asks for {cluster.gpus_per_worker:g}: Kueue would admit its pods "
+                "with the job and they would stay idle; take the group out"
+            )
+
+
+def _no_place(work: Work, groups: Mapping[str, Pod], cluster: ClusterSettings) -> str:
+    name, pod = max(groups.items(), key=lambda item: (item[1].gpus, item[1].ray_cpus))
+    key = f"cluster.kube.workers.{name}"
+    asks = f"an actor of {work.kind} asks for {work.cpus:g} CPUs of Ray"
+    if cluster.gpus_per_worker > pod.gpus:
+        return (
+            f"{asks} and {cluster.gpus_per_worker:g} GPUs, but a pod of {key} has {pod.gpus}; set {key}.gpus="
+            f"{math.ceil(cluster.gpus_per_worker)}, or cluster.gpus_per_worker to at most {pod.gpus}"
+        )
+    if work.cpus > pod.ray_cpus:
+        less = f", or {work.threads_key}={pod.ray_cpus}" if work.threads_key and pod.ray_cpus else ""
+        return (
+            f"{asks} ({work.threads_key or 'one thread'}, less the {CPU_LEFT_FREE:g} left to Ray's own tasks), but a pod of {key}, the largest, "
+            f"has {pod.ray_cpus}: it would wait for ever; set {key}.ray_cpus={math.ceil(work.cpus)}{less}"
+        )
+    return _sum(name, pod, work, 1)
+
+
+def _check_worker(name: str, pod: Pod, works: list[Work], cluster: ClusterSettings) -> None:
+    held = []
+    for work in works:
+        # Training is one actor; of the others Ray starts no more than the pool has.
+        most = 1 if work.kind == "train_reranker" else cluster.num_workers
+        num = _slots(work, pod, cluster)
+        held.append((num if most is None else min(num, most), work))
+    num, work = max(held, key=lambda entry: entry[0] * entry[1].memory_gib)
+    if num * round(work.memory_gib * GIB) > pod.for_actors:
+        raise ResourceError(_sum(name, pod, work, num))
+
+
+def _sum(name: str, pod: Pod, work: Work, num: int) -> str:
+    key = f"cluster.kube.workers.{name}"
+    actors = num * work.memory_gib
+    needed = (pod.shm + pod.ray) / GIB + actors
+    # The object store grows with the pod, so the pod must grow by more than what is missing.
+    share = pod.object_store / pod.memory
+    enough = math.ceil((needed - pod.object_store / GIB) / (1 - share) * 4) / 4
+    return (
+        f"{key}.memory_gib={pod.memory / GIB:g} is too little for {work.kind}: {pod.shm / GIB:.2f} shared memory (object store "
+        f"{pod.object_store / GIB:.2f}) + {pod.ray / GIB:.2f} Ray itself + {num} actors x {work.memory_gib:g} = {needed:.2f} GiB; "
+        f"set {key}.memory_gib={enough:g}, or {key}.ray_cpus to fewer than {pod.ray_cpus}, or lower {key}.object_store_share; if an actor "
+        f"needs less than {work.memory_gib:g} GiB, say so by cluster.memory_per_worker_gib"
+    )
+
+
+def check_head(pod: Pod) -> None:
+    """The head holds Ray's services and the driver.
+
+    Raises:
+        ResourceError: its memory is less than the sum.
+    """
+    needed = pod.shm + pod.ray + round(DRIVER_GIB * GIB)
+    if needed <= pod.memory:
+        return
+    share = pod.object_store / pod.memory
+    enough = math.ceil((needed - pod.object_store) / GIB / (1 - share) * 4) / 4
+    raise ResourceError(
+        f"cluster.kube.head.memory_gib={pod.memory / GIB:g} is too little: {pod.shm / GIB:.2f} shared memory (object store "
+        f"{pod.object_store / GIB:.2f}) + {pod.ray / GIB:.2f} Ray itself + {DRIVER_GIB:.2f} the job's driver = {needed / GIB:.2f} GiB; set "
+        f"cluster.kube.head.memory_gib={enough:g}, or lower cluster.kube.head.object_store_share"
+    )
