@@ -25,13 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bioie_ray.artifacts.fingerprint import differences, fingerprint
-from bioie_ray.artifacts.store import Store, StoreAddress, open_store
+from bioie_ray.artifacts.store import Store, StoreAddress, StoreError, open_store
 
 RECORD = "record.json"
 CLAIM = "_claim.json"
 MARKERS = "_markers"
 QUARANTINE = "_quarantine"
 NOTE = "_progress.txt"
+_FOREIGN_SHOWN = 3
 
 
 class DriftError(ValueError):
@@ -90,7 +91,9 @@ class Output:
 
         Raises:
             DriftError: the version belongs to another fingerprint; the message says which settings differ.
+            StoreError: files of somebody else lie there.
         """
+        self._check_no_foreign_files()
         claim = json.dumps({"fingerprint": self.fingerprint, "payload": self.payload}, sort_keys=True, indent=1).encode()
         if not self.store.create(f"{self.key}/{CLAIM}", claim):
             self.check_drift()
@@ -99,11 +102,26 @@ class Output:
             self.store.delete(leftover)
 
     def discard(self) -> None:
-        """Give the version up: shards, markers and at last the claim go; the quarantine stays, it says what was wrong."""
-        keep = f"{self.key}/{QUARANTINE}/"
-        keys = [key for key in self.store.keys(self.key) if not key.startswith(keep) and not key.endswith(f"/{CLAIM}")]
-        for key in [*keys, f"{self.key}/{CLAIM}"]:
-            self.store.delete(key)
+        """Give the version up: shards, markers and at last the claim go; the quarantine stays, it says what was wrong.
+
+        Nothing else in the folder is touched, whatever it is.
+        """
+        here = f"{self.key}/"
+        names = [key.removeprefix(here) for key in self.store.keys(self.key)]
+        ours = [name for name in names if name.startswith(f"{MARKERS}/") or name == NOTE or ("/" not in name and name.endswith(".parquet"))]
+        for name in [*ours, CLAIM]:
+            self.store.delete(here + name)
+
+    def _check_no_foreign_files(self) -> None:
+        """A folder without a claim holds nothing, or what ``discard`` left: else it is not an output's but somebody's own."""
+        claim, here = f"{self.key}/{CLAIM}", f"{self.key}/"
+        if self.store.exists(claim):
+            return
+        names = [key.removeprefix(here) for key in self.store.keys(self.key)]
+        foreign = [name for name in names if name != NOTE and not name.startswith(f"{QUARANTINE}/")]
+        if foreign and not self.store.exists(claim):  # another run may have claimed it and gone to work meanwhile
+            shown = ", ".join(foreign[:_FOREIGN_SHOWN]) + (", ..." if len(foreign) > _FOREIGN_SHOWN else "")
+            raise StoreError(f"{self.location} holds files that are not of an output ({shown}); give the output a folder of its own")
 
     def check_drift(self) -> None:
         """Raise DriftError when the version was claimed for another fingerprint."""

@@ -59,7 +59,11 @@ def _fetch(corpus: str, release: Release, urls: Sequence[str], sha256: Sequence[
 
 
 def _split_place(out: str) -> tuple[str, str, str]:
-    """(store, key, version) of ``STORE/corpora/NAME@VERSION``; any other folder is an output of its own."""
+    """(store, key, version) of ``STORE/corpora/NAME@VERSION``; any other folder is an output of its own.
+
+    Raises:
+        ValueError: the root of a file system, which is no folder of an output.
+    """
     text = out.rstrip("/")
     if "://" not in text:
         text = str(Path(text).absolute())
@@ -67,6 +71,8 @@ def _split_place(out: str) -> tuple[str, str, str]:
     if match:
         return match["store"], match["key"], match["version"]
     store, _, key = text.rpartition("/")
+    if not key:
+        raise ValueError(f"--out {out}: give a folder for the corpus itself, for example STORE/corpora/NAME@1")
     return store or "/", key, "1"
 
 

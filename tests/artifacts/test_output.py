@@ -9,7 +9,7 @@ import pytest
 
 from bioie_ray.artifacts.fingerprint import differences, fingerprint
 from bioie_ray.artifacts.output import DriftError, IncompleteError, Output, to_parquet
-from bioie_ray.artifacts.store import StoreAddress
+from bioie_ray.artifacts.store import StoreAddress, StoreError
 
 TABLE = pa.table({"id": ["a", "b"], "n": [1, 2]})
 
@@ -85,3 +85,35 @@ def test_shards_of_a_split(tmp_path: Path) -> None:
     assert output.shards(["train"]) == ["train-00000", "train-00001"]
     assert output.shards(["test"]) == ["test-00000"]
     assert len(output.shards()) == 4
+
+
+def test_an_output_never_takes_a_folder_that_holds_files_of_somebody_else(tmp_path: Path) -> None:
+    own = tmp_path / "corpora/x@1/letters/thesis.txt"
+    own.parent.mkdir(parents=True)
+    own.write_text("years of work")
+    with pytest.raises(StoreError, match=r"not of an output \(letters/thesis\.txt\); give the output a folder of its own"):
+        make(tmp_path).claim()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["thesis.txt"]
+
+
+def test_giving_an_output_up_removes_its_own_files_and_no_others(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    output.claim()
+    output.commit("train-00000", TABLE, {}, [{"id": "c", "reason": "torn"}])
+    output.note("2 documents")
+    folder = tmp_path / "corpora/x@1"
+    (folder / "mine").mkdir()
+    for name in ("notes.md", "mine/table.parquet"):
+        (folder / name).write_text("put here by hand")
+    output.discard()
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert left == {"_quarantine/train-00000.jsonl", "notes.md", "mine/table.parquet"}
+
+
+def test_an_output_that_was_given_up_can_be_claimed_again(tmp_path: Path) -> None:
+    make(tmp_path).claim()
+    make(tmp_path).commit("train-00000", TABLE, {}, [{"id": "c", "reason": "torn"}])
+    make(tmp_path).discard()
+    make(tmp_path, {"kind": "corpora", "settings": {"k": 2}}).claim()
+    assert (tmp_path / "corpora/x@1/_claim.json").exists()
+    assert not (tmp_path / "corpora/x@1/_quarantine/train-00000.jsonl").exists()

@@ -1,0 +1,37 @@
+"""``prepare_corpus``: what ``bioie prepare`` does, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bioie_ray.pipeline.prepare_command import prepare_corpus
+
+_BLOCK = "{0}|t|Zolvarin lowers lipids.\n{0}|a|Case {0} was mild.\n{0}\t0\t8\tZolvarin\tChemical\tD900001\n\n"
+
+
+def run(source: Path, out: Path | str, corpus: str = "bc5cdr", overrides: tuple[str, ...] = ()) -> None:
+    prepare_corpus(corpus, str(source), str(out), download=False, urls=(), sha256=(), overrides=overrides)
+
+
+def pubtator(folder: Path, text: str, name: str = "CDR_TrainingSet.PubTator.txt") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text)
+    return folder
+
+
+def test_a_source_that_fails_takes_no_file_of_the_users_folder_with_it(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis.txt").write_text("years of work")
+    source = pubtator(tmp_path / "source", _BLOCK.format(1).replace("\t8\t", "\t800\t"))
+    with pytest.raises(ValueError, match=r"holds files that are not of an output \(thesis\.txt\)"):
+        run(source, home)
+    assert (home / "thesis.txt").read_text() == "years of work"
+
+
+def test_the_root_of_a_file_system_is_no_place_for_a_corpus(tmp_path: Path) -> None:
+    source = pubtator(tmp_path / "source", _BLOCK.format(1))
+    with pytest.raises(ValueError, match="give a folder for the corpus itself"):
+        run(source, "/")
