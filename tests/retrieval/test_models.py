@@ -50,6 +50,17 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
         resolve_model("offline:all-minilm-l6-v2")
 
 
+def test_a_model_baked_into_an_image_needs_neither_package_nor_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "all_minilm_l6_v2", None)
+    monkeypatch.setenv("BIOIE_CACHE", str(tmp_path / "read-only"))
+    monkeypatch.setenv("BIOIE_MODELS", str(tmp_path / "models"))
+    with pytest.raises(ModelError, match=r"bioie-ray\[offline\]"):  # an image built without models
+        resolve_model("offline:all-minilm-l6-v2")
+    (tmp_path / "models" / "all-minilm-l6-v2").mkdir(parents=True)
+    assert resolve_model("offline:all-minilm-l6-v2") == tmp_path / "models" / "all-minilm-l6-v2"
+    assert not (tmp_path / "read-only").exists()
+
+
 def test_two_processes_unpack_at_once(tmp_path: Path) -> None:
     pytest.importorskip("all_minilm_l6_v2", reason="the extra `offline` is not installed")
     environment = {**os.environ, "BIOIE_CACHE": str(tmp_path)}
