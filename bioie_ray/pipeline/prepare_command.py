@@ -62,17 +62,17 @@ def _split_place(out: str) -> tuple[str, str, str]:
     """(store, key, version) of ``STORE/corpora/NAME@VERSION``; any other folder is an output of its own.
 
     Raises:
-        ValueError: the root of a file system, which is no folder of an output.
+        ValueError: the root of a file system or of a bucket, which is no folder of an output.
     """
     text = out.rstrip("/")
+    if not text or re.fullmatch(r"\w+:(//[^/]*)?", text):
+        raise ValueError(f"--out {out}: give a folder for the corpus itself, for example STORE/corpora/NAME@1")
     if "://" not in text:
         text = str(Path(text).absolute())
     match = _PLACE.match(text)
     if match:
         return match["store"], match["key"], match["version"]
     store, _, key = text.rpartition("/")
-    if not key:
-        raise ValueError(f"--out {out}: give a folder for the corpus itself, for example STORE/corpora/NAME@1")
     return store or "/", key, "1"
 
 

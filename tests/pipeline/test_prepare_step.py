@@ -31,7 +31,8 @@ def test_a_source_that_fails_takes_no_file_of_the_users_folder_with_it(tmp_path:
     assert (home / "thesis.txt").read_text() == "years of work"
 
 
-def test_the_root_of_a_file_system_is_no_place_for_a_corpus(tmp_path: Path) -> None:
+@pytest.mark.parametrize("out", ["/", "", "s3://bucket", "s3://bucket/"])
+def test_a_root_is_no_place_for_a_corpus(tmp_path: Path, out: str) -> None:
     source = pubtator(tmp_path / "source", _BLOCK.format(1))
     with pytest.raises(ValueError, match="give a folder for the corpus itself"):
-        run(source, "/")
+        run(source, out)
