@@ -186,6 +186,17 @@ def test_another_namespace_is_one_line_in_an_overlay(overlay: str, tmp_path: Pat
     assert one(objects, "RoleBinding", "bioie")["subjects"][0]["namespace"] == "team-a"
 
 
+def test_the_overlay_of_the_readme_builds(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(# kustomization.yaml\n.*?)```", (K8S / "README.md").read_text(), re.DOTALL)
+    above = os.path.relpath(K8S, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(re.sub(r"github.com/YOU/bioie-ray/k8s(/\w+)\?ref=[\w.]+", rf"{above}\1", block))
+    objects = kustomize(tmp_path)
+    one(objects, "Namespace", "team-a")
+    assert one(objects, "ConfigMap", "bioie-site")["data"] == {"store": "s3://BUCKET/PREFIX"}
+    hard = one(objects, "ResourceQuota", "bioie")["spec"]["hard"]
+    assert (hard["requests.cpu"], hard["services.nodeports"]) == ("200", "0")
+
+
 def test_the_claim_is_for_many_nodes() -> None:
     folder = K8S / "components" / "store-pvc"
     claim = yaml.safe_load((folder / "claim.yaml").read_text())
