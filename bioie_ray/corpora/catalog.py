@@ -133,9 +133,16 @@ def find_reader(corpus: str, source: Path | str, format: str = "auto") -> tuple[
     """
     info = corpus_info(corpus)
     path = fetch_hub(str(source)) if str(source).startswith("hub:") else Path(source)
-    if not path.exists():
-        raise SourceError(f"{path}: no such file or folder; give the folder of the {corpus} release, or use --download")
     readers = _readers_of(info, format)
+    try:
+        if not path.exists():
+            raise SourceError(f"{path}: no such file or folder; give the folder of the {corpus} release, or use --download")
+        return _first_that_takes(path, readers, corpus)
+    except OSError as error:
+        raise _unreadable(error, path) from None
+
+
+def _first_that_takes(path: Path, readers: Iterable[Reader], corpus: str) -> tuple[Reader, list[SourceFile]]:
     misses = []
     for reader in readers:
         try:
@@ -163,15 +170,28 @@ def splits_of(files: Iterable[SourceFile]) -> list[str]:
 
 
 def fingerprint_source(files: Iterable[SourceFile]) -> str:
-    """SHA-256 over the sorted (name, SHA-256 of the content) of the files: what can change a prepared corpus's bytes."""
+    """SHA-256 over the sorted (name, SHA-256 of the content) of the files: what can change a prepared corpus's bytes.
+
+    Raises:
+        SourceError: a file that may not be read.
+    """
     entries = {}
     for file in files:
-        with file.path.open("rb") as stream:
-            entries[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        try:
+            with file.path.open("rb") as stream:
+                entries[file.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+        except OSError as error:
+            raise _unreadable(error, file.path) from None
     total = hashlib.sha256()
     for name, digest in sorted(entries.items()):
         total.update(f"{len(name.encode())}:{name}{digest}".encode())
     return total.hexdigest()
+
+
+def _unreadable(error: OSError, path: Path) -> SourceError:
+    return SourceError(
+        f"{error.filename or path}: cannot be read ({error.strerror or error}); make it readable, or take it out of the source"
+    )
 
 
 def _readers_of(info: CorpusInfo, format: str) -> tuple[Reader, ...]:
@@ -190,7 +210,7 @@ def _likeness(corpus: str, path: Path) -> str:
                 continue
             try:
                 reader.discover(path)
-            except SourceError:
+            except (SourceError, OSError):
                 continue
             return f"This looks like {other.name}; run: bioie prepare {other.name} {path} --out DIR"
     if path.is_dir():

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from bioie_ray.config.steps import CorpusName
 from bioie_ray.corpora.document import Document, Mention, Section, Span
 from bioie_ray.corpora.formats.bigbio_relations import read_relations
+from bioie_ray.corpora.formats.discovery import visible_files
 from bioie_ray.corpora.formats.settling import Origin, settle
 from bioie_ray.corpora.reading import Read, SourceError, SourceFile
 
@@ -48,7 +49,7 @@ class BigBioReader:
         Raises:
             SourceError: none there, another corpus's, or one whose path tells no split.
         """
-        found = [source] if source.is_file() else sorted(source.rglob("*.parquet"))
+        found = [source] if source.is_file() else list(visible_files(source))
         paths = [path for path in found if path.suffix == ".parquet" and _corpus_named(path, source) in (self.corpus, None)]
         paths = [path for path in paths if _has_schema(path)]
         if not paths:
@@ -174,6 +175,8 @@ def _has_schema(path: Path) -> bool:
     """A broken file is let through, so that reading it says what is wrong with it."""
     try:
         return set(_COLUMNS) <= set(pq.read_schema(path).names)
+    except PermissionError:
+        raise
     except (pa.ArrowInvalid, OSError):
         return True
 

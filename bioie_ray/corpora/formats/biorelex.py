@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 from bioie_ray.corpora.document import Argument, Document, Mention, Relation, Span
+from bioie_ray.corpora.formats.discovery import visible_files
 from bioie_ray.corpora.formats.json_stream import JsonRecord, iter_json_array
 from bioie_ray.corpora.reading import Read, Rejected, SourceError, SourceFile
 
@@ -37,7 +38,7 @@ class BioRelExReader:
         Raises:
             SourceError: none there, or two for one split.
         """
-        paths = [source] if source.is_file() else sorted(source.rglob("*.json"))
+        paths = [source] if source.is_file() else list(visible_files(source))
         files: dict[str, SourceFile] = {}
         for path in paths:
             split = _split_of(path)

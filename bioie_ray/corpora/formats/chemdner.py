@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from bioie_ray.corpora.document import Document, Mention, Repair, Section, Span
-from bioie_ray.corpora.formats.discovery import describe, find_files, read_head, source_file
+from bioie_ray.corpora.formats.discovery import describe, find_files, read_head, source_file, visible_files
 from bioie_ray.corpora.formats.lines import Line, line_at, numbered_lines
 from bioie_ray.corpora.formats.settling import MalformedError, Origin, settle
 from bioie_ray.corpora.reading import Read, Rejected, SourceError, SourceFile
@@ -74,7 +74,7 @@ def _abstracts_files(source: Path) -> list[SourceFile]:
     try:
         return find_files(source, _ABSTRACTS, (".abstracts.txt",), _accept_abstracts, _LOOKED_FOR)
     except SourceError:
-        plain = [path for path in sorted(source.rglob("*abstracts.txt")) if _PLAIN.fullmatch(path.name)]
+        plain = [path for path in visible_files(source) if _PLAIN.fullmatch(path.name)]
         if len(plain) != 1:
             raise
     _accept_abstracts(plain[0])

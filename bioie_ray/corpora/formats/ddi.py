@@ -17,6 +17,7 @@ from defusedxml.ElementTree import ParseError, fromstring
 
 from bioie_ray.corpora.document import Argument, Document, Mention, Relation, Repair, Section, Span
 from bioie_ray.corpora.formats.ddi_offsets import Fitted, OffsetError, fit, parse_offsets
+from bioie_ray.corpora.formats.discovery import visible_files
 from bioie_ray.corpora.reading import Read, Rejected, SourceError, SourceFile
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class DdiReader:
         Raises:
             SourceError: no DDI file there, or one in a folder that tells no split.
         """
-        paths = [source] if source.is_file() else sorted(_xml_files(source))
+        paths = [source] if source.is_file() else list(visible_files(source))
         paths = [path for path in paths if _is_ddi(path)]
         if not paths:
             raise SourceError("looked for Train/ and Test/ with DrugBank/*.xml and MedLine/*.xml (<document> of <sentence>)")
@@ -69,13 +70,6 @@ class _MalformedError(Exception):
     def __init__(self, reason: str, element_id: str | None = None) -> None:
         super().__init__(reason)
         self.element_id = element_id
-
-
-def _xml_files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith((".", "__MACOSX")) for part in path.relative_to(folder).parts)
-        if path.suffix.lower() == ".xml" and not hidden and path.is_file():
-            yield path
 
 
 def _is_ddi(path: Path) -> bool:

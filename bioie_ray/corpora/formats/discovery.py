@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import filecmp
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from bioie_ray.corpora.reading import SourceError, SourceFile
 
@@ -30,6 +31,10 @@ _CONTENT: Final = (
 Accept = Callable[[Path], None]
 
 
+class EmptyFileError(SourceError):
+    """A file that ought to hold something."""
+
+
 def find_files(source: Path, official: Mapping[str, str], suffixes: Sequence[str], accept: Accept, looked_for: str) -> list[SourceFile]:
     """The files of a corpus under a folder, or the one file that ``source`` is, each with its split.
 
@@ -45,6 +50,7 @@ def find_files(source: Path, official: Mapping[str, str], suffixes: Sequence[str
 
     Raises:
         SourceError: nothing found, a file of another corpus, an empty file, or two different files for one split.
+        OSError: a file or folder that may not be read.
     """
     if source.is_file():
         accept(source)
@@ -62,11 +68,36 @@ def find_files(source: Path, official: Mapping[str, str], suffixes: Sequence[str
 
 
 def visible_files(folder: Path) -> Iterator[Path]:
-    """Files under a folder in the order of their names, without hidden ones and what archivers leave (``__MACOSX``)."""
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if not any(part.startswith((".", "__MACOSX")) for part in parts) and path.is_file():
-            yield path
+    """Files under a folder in the order of their names, without hidden ones and what archivers leave (``__MACOSX``).
+
+    Links to folders are followed, each folder once. ``Path.rglob`` would pass over them, and over folders that may not be
+    read, without a word.
+
+    Raises:
+        OSError: a folder that may not be read.
+    """
+    yield from sorted(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    seen = {os.path.realpath(folder)}
+    for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        kept = []
+        for name in sorted(filter(_is_visible, folders)):
+            real = os.path.realpath(Path(place, name))
+            if real not in seen:
+                seen.add(real)
+                kept.append(name)
+        folders[:] = kept
+        yield from (path for name in names if _is_visible(name) and (path := Path(place, name)).is_file())
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise error
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith((".", "__MACOSX"))
 
 
 def source_file(source: Path, path: Path, split: str) -> SourceFile:
@@ -89,15 +120,13 @@ def read_head(path: Path) -> bytes:
     """The first 64 KiB of a file.
 
     Raises:
-        SourceError: it is empty, or cannot be opened.
+        EmptyFileError: it is empty.
+        OSError: it may not be read.
     """
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_HEAD_BYTES)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD_BYTES)
     if not head.strip():
-        raise SourceError(f"{path}: the file is empty; fetch it again")
+        raise EmptyFileError(f"{path}: the file is empty; fetch it again")
     return head
 
 
@@ -118,6 +147,7 @@ def _one_a_split(source: Path, named: Sequence[tuple[str, Path]]) -> list[Source
 
 def _stand_ins(source: Path, paths: Sequence[Path], suffixes: Sequence[str], accept: Accept, looked_for: str) -> list[SourceFile]:
     found, misses = [], []
+    empty: EmptyFileError | None = None
     for path in paths:
         split = split_of_name(path.name)
         if split is None or not path.name.lower().endswith(tuple(suffixes)):
@@ -126,8 +156,11 @@ def _stand_ins(source: Path, paths: Sequence[Path], suffixes: Sequence[str], acc
             accept(path)
         except SourceError as error:
             misses.append(str(error))
+            empty = error if isinstance(error, EmptyFileError) else empty
         else:
             found.append(source_file(source, path, split))
+    if found and empty is not None:  # a whole split would go missing without a word
+        raise empty
     if not found:
         raise SourceError("; ".join([f"looked for {looked_for}, found none", *misses[:_MISSES_SHOWN]]))
     return found
