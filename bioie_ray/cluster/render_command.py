@@ -34,7 +34,8 @@ def render_recipe(path: Path, overrides: Sequence[str], *, image: str | None, ki
     else:
         manifest = render_raycronjob(recipe, image=reference, schedule=schedule)
         words += ["--kind", kind, "--schedule", schedule]
-    return to_yaml(manifest, header=_header(words))
+    alpha = ["RayCronJob is alpha in KubeRay 1.6: its operator needs --feature-gates=RayCronJob=true, and fields may change."]
+    return to_yaml(manifest, header=[*_header(words), *(alpha if kind == "raycronjob" else [])])
 
 
 def _header(words: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -75,7 +76,7 @@ class Recipe(Settings):
     @field_validator("version", "corpus_version", mode="before")
     @classmethod
     def _version_is_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value
+        return str(value) if isinstance(value, int | date) else value  # YAML reads 1 and 2030-01-31 as other things
 
     @field_validator("matrix")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -56,7 +57,7 @@ class EmbedSettings(Settings):
     @field_validator("base", mode="before")
     @classmethod
     def _base_is_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value
+        return str(value) if isinstance(value, int | date) else value
 
 
 class IndexSettings(Settings):

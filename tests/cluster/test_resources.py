@@ -1,0 +1,124 @@
+"""The sums: pods that hold what Ray will start in them, and errors whose advice works."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from render_builders import GPU, QUEUED, demo
+
+from bioie_ray.cluster.resources import GIB, NOT_RERANKED, ResourceError, size_pods, works_of
+from bioie_ray.retrieval.selectors import known_methods, make_selector
+
+CPU = "cluster.kube.workers.cpu"
+
+
+def advice(message: str) -> list[str]:
+    """The `key=value` that a message says would do."""
+    return re.findall(r"[a-z_.]+=[0-9.]*[0-9]", message.partition("; set ")[2].partition("; if")[0])
+
+
+def test_the_defaults_hold_the_demo() -> None:
+    sizes = size_pods(demo())
+    pod = sizes.groups["cpu"]
+    assert (pod.ray_cpus, sizes.num_workers) == (4, 16)
+    assert pod.for_actors == pod.memory - pod.shm - pod.ray >= 4 * 2 * GIB
+
+
+def test_too_little_memory_shows_the_sum_and_what_would_do() -> None:
+    with pytest.raises(ResourceError) as caught:
+        size_pods(demo(f"{CPU}.memory_gib=6"))
+    message = str(caught.value)
+    numbers = re.search(r"([\d.]+) shared memory .* \+ ([\d.]+) Ray itself \+ (\d+) actors x ([\d.]+) = ([\d.]+) GiB", message)
+    assert numbers is not None
+    shared, ray, num, each, total = map(float, numbers.groups())
+    assert shared + ray + num * each == pytest.approx(total, abs=0.02)
+    assert total > 6
+    for override in advice(message):
+        size_pods(demo(f"{CPU}.memory_gib=6", override))
+
+
+@settings(max_examples=30)
+@given(st.floats(1.5, 12), st.sampled_from([0.1, 0.3, 0.6]), st.integers(2, 8))
+def test_the_advised_memory_is_always_enough(memory: float, share: float, cpus: int) -> None:
+    given_ = [f"{CPU}.memory_gib={memory:.2f}", f"{CPU}.object_store_share={share}", f"{CPU}.ray_cpus={cpus}"]
+    try:
+        size_pods(demo(*given_))
+    except ResourceError as error:
+        size_pods(demo(*given_, next(entry for entry in advice(str(error)) if entry.startswith(f"{CPU}.memory_gib="))))
+
+
+def test_threads_that_no_pod_has_would_wait_for_ever() -> None:
+    with pytest.raises(ResourceError, match=r"train_reranker\.threads.*would wait for ever") as caught:
+        size_pods(demo(f"{CPU}.ray_cpus=1"))
+    assert len(advice(str(caught.value))) == 2
+    for override in advice(str(caught.value)):
+        size_pods(demo(f"{CPU}.ray_cpus=1", override))
+
+
+def test_declared_memory_bounds_the_actors_of_a_pod() -> None:
+    assert size_pods(demo("cluster.memory_per_worker_gib=5")).num_workers == 8
+    with pytest.raises(ResourceError, match="1 actors x 12"):
+        size_pods(demo("cluster.memory_per_worker_gib=12"))
+
+
+def test_the_head_holds_the_driver() -> None:
+    with pytest.raises(ResourceError, match="the job's driver") as caught:
+        size_pods(demo("cluster.kube.head.memory_gib=2"))
+    size_pods(demo(advice(str(caught.value))[0]))
+
+
+def test_ray_starts_with_no_tiny_object_store() -> None:
+    with pytest.raises(ResourceError, match="no less than 75") as caught:
+        size_pods(demo(f"{CPU}.object_store_share=0.001"))
+    size_pods(demo(advice(str(caught.value))[0]))
+
+
+class TestGpus:
+    def test_a_fraction_puts_several_actors_on_one(self) -> None:
+        assert size_pods(demo(*GPU)).num_workers == 6
+        assert size_pods(demo(*GPU, "cluster.gpus_per_worker=0.5")).num_workers == 12
+
+    def test_no_group_has_one(self) -> None:
+        with pytest.raises(ResourceError, match=r"no group of cluster\.kube\.workers has a GPU") as caught:
+            size_pods(demo("cluster.gpus_per_worker=1"))
+        size_pods(demo("cluster.gpus_per_worker=1", advice(str(caught.value))[0]))
+
+    def test_no_actor_asks_for_one(self) -> None:
+        with pytest.raises(ResourceError, match="GPUs that nothing would use"):
+            size_pods(demo(*GPU, "cluster.gpus_per_worker=0"))
+
+    def test_more_than_a_pod_has(self) -> None:
+        with pytest.raises(ResourceError, match=r"set cluster\.kube\.workers\.gpu\.gpus=3"):
+            size_pods(demo(*GPU, "cluster.gpus_per_worker=3"))
+
+    def test_kueue_would_admit_pods_that_stay_idle(self) -> None:
+        both = "cluster.kube.workers={cpu: {}, gpu: {gpus: 1}}"
+        size_pods(demo("cluster.gpus_per_worker=1", both))
+        with pytest.raises(ResourceError, match="stay idle; take the group out"):
+            size_pods(demo("cluster.gpus_per_worker=1", both, *QUEUED))
+
+    def test_several_in_a_pod_talk_through_shared_memory(self) -> None:
+        one, two = (size_pods(demo(*GPU, f"cluster.kube.workers.gpu.gpus={num}")).groups["gpu"] for num in (1, 2))
+        assert two.shm - one.shm == GIB
+
+
+@pytest.mark.parametrize(
+    ("overrides", "kinds"),
+    [
+        (["job=prepare_corpora"], ["prepare"]),
+        (["job=embed"], ["prepare", "embed"]),
+        (["job=train_reranker"], ["prepare", "embed", "train_reranker"]),
+        ([], ["prepare", "embed", "train_reranker", "select"]),
+        (["matrix={}", "select.rerank=false", "index.kind=hnsw"], ["prepare", "embed", "index", "select"]),
+        (["matrix={}", "rerank.model=org/name"], ["prepare", "embed", "select"]),
+    ],
+)
+def test_a_job_brings_the_kinds_of_work_before_its_own(overrides: list[str], kinds: list[str]) -> None:
+    assert [work.kind for work in works_of(demo(*overrides))] == kinds
+
+
+def test_the_methods_that_pass_the_reranker_by_are_those_of_the_selectors() -> None:
+    assert {name for name in known_methods() if not make_selector(name).reranks} == NOT_RERANKED
