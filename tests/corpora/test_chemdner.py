@@ -123,6 +123,18 @@ def test_a_bad_annotation_rejects_its_document_by_line(tmp_path: Path, line: str
     assert reject.raw == f"12\t{TITLE}\t{ABSTRACT}\n{line}"
 
 
+@pytest.mark.parametrize("kept", ["11", "11\tA\t0\t4\tMi", "11\tA\t0\t4\tMice\tFORM"])
+def test_annotations_that_are_cut_off_do_not_leave_later_documents_without_theirs(tmp_path: Path, kept: str) -> None:
+    with pytest.raises(SourceError, match=r"training\.annotations\.txt:4: .* is not a whole annotation; .* it is cut off"):
+        read_pair(tmp_path, GOOD + GOOD.replace("11", "12", 1), ANNOTATED + kept)
+
+
+def test_whole_annotations_need_no_line_break_at_their_end(tmp_path: Path) -> None:
+    (document,) = read_pair(tmp_path, GOOD, ANNOTATED.rstrip())
+    assert isinstance(document, Document)
+    assert len(document.mentions) == 3
+
+
 def test_annotations_without_an_abstract_are_rejected_not_lost(tmp_path: Path) -> None:
     kept, reject = read_pair(tmp_path, GOOD, ANNOTATED + "99\tT\t0\t1\tx\tFAMILY\n99\tT\t2\t3\ty\tFAMILY\n")
     assert isinstance(kept, Document)

@@ -90,13 +90,21 @@ def test_bytes_that_are_not_utf8_reject_their_document_by_line(tmp_path: Path) -
 def test_a_file_cut_off_within_an_abstract_or_annotation_is_not_silently_shorter(tmp_path: Path) -> None:
     text = GOOD + pubtator("150")
     within_abstract = text[: text.index("none had", len(GOOD))]
-    _, reject = read_text(tmp_path, within_abstract)
-    assert isinstance(reject, Rejected)
-    assert "cut off" in reject.reason
+    with pytest.raises(SourceError, match=rf"{CDR_TRAIN}:9: document 150: .*it is cut off\. Fetch it again"):
+        read_text(tmp_path, within_abstract)
     within_annotation = text[: text.rindex("\tanaemia") + 4]
-    _, reject = read_text(tmp_path, within_annotation)
-    assert isinstance(reject, Rejected)
-    assert (reject.id, reject.line) == ("150", 12)
+    with pytest.raises(SourceError, match=rf"{CDR_TRAIN}:12: document 150: 4 columns.*it is cut off"):
+        read_text(tmp_path, within_annotation)
+    within_relation = text.rstrip()[:-1]
+    with pytest.raises(SourceError, match=rf"{CDR_TRAIN}:8: document 150: relation r0 .*it is cut off"):
+        read_text(tmp_path, within_relation)
+
+
+def test_a_whole_file_without_a_line_break_at_its_end_is_read(tmp_path: Path) -> None:
+    first, last = read_text(tmp_path, (GOOD + pubtator("150")).rstrip())
+    assert isinstance(first, Document)
+    assert isinstance(last, Document)
+    assert len(last.relations) == 1
 
 
 def _shards(folder: Path, settings: PrepareSettings) -> tuple[dict[str, dict[str, int]], list[Rejected]]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from bioie_ray.corpora.document import Document, Mention, Repair, Section, Span
 from bioie_ray.corpora.formats.discovery import describe, find_files, read_head, source_file, visible_files
-from bioie_ray.corpora.formats.lines import Line, line_at, numbered_lines
+from bioie_ray.corpora.formats.lines import Line, cut_off, line_at, numbered_lines
 from bioie_ray.corpora.formats.settling import MalformedError, Origin, settle
 from bioie_ray.corpora.reading import Read, Rejected, SourceError, SourceFile
 from bioie_ray.corpora.repair import convert_offsets
@@ -37,6 +37,7 @@ _ANNOTATION_IN_HEAD: Final = re.compile(r"[^\t]+\t[TA]\t\d+\t\d+\t")
 _LOOKED_FOR: Final = "training.abstracts.txt and training.annotations.txt (development, evaluation)"
 _ABSTRACT_COLUMNS: Final = 3
 _ANNOTATION_COLUMNS: Final = 6
+_CLASSES: Final = frozenset({"ABBREVIATION", "FAMILY", "FORMULA", "IDENTIFIER", "MULTIPLE", "NO CLASS", "SYSTEMATIC", "TRIVIAL"})
 
 
 class ChemdnerReader:
@@ -60,7 +61,11 @@ class ChemdnerReader:
         return files
 
     def read(self, files: Sequence[SourceFile], split: str) -> Iterator[Read]:
-        """The documents of one split in the order of the abstracts, then what is annotated and has no abstract."""
+        """The documents of one split in the order of the abstracts, then what is annotated and has no abstract.
+
+        Raises:
+            SourceError: the annotations are cut off.
+        """
         by_name = {file.name: file for file in files if file.split == split}
         for name, file in by_name.items():
             if _annotations_name(file.path.name) != file.path.name:
@@ -83,7 +88,7 @@ def _abstracts_files(source: Path) -> list[SourceFile]:
 
 def _from_file(source: Path) -> list[SourceFile]:
     """Either file of a pair stands for both."""
-    path = source if "annotations" not in source.name else source.with_name(source.name.replace("annotations", "abstracts"))
+    path = source.with_name(re.sub("annotations", "abstracts", source.name, flags=re.IGNORECASE))
     if not path.is_file():
         raise SourceError(f"{source}: the abstracts {path.name} are not beside it")
     if _PLAIN.fullmatch(path.name):
@@ -144,7 +149,15 @@ def _index(path: Path) -> dict[str, list[_Run]]:
         else:
             runs.setdefault(document_id, []).append(_Run(line.offset, line.number, 1))
         last = document_id
+        _check_whole(line, path)
     return runs
+
+
+def _check_whole(line: Line, path: Path) -> None:
+    """Refuse annotations that break off: the documents that come after it would lose theirs without a word."""
+    columns = line.text.split("\t")
+    if not line.ended and (len(columns) < _ANNOTATION_COLUMNS or columns[-1] not in _CLASSES):
+        raise SourceError(cut_off(path, line.number, f"{line.text!r} is not a whole annotation"))
 
 
 def _lines_of(runs: Sequence[_Run], stream: BinaryIO) -> Iterator[Line]:

@@ -54,6 +54,11 @@ def line_at(stream: BinaryIO, number: int, offset: int) -> Line:
     return _line(number, offset, stream.readline(MAX_LINE_BYTES + 1))
 
 
+def cut_off(path: Path, line: int | None, reason: str) -> str:
+    """The message for a file that ends, without a line break, in something that cannot be read."""
+    return f"{path}:{line}: {reason}; the file ends here without a line break, it is cut off. Fetch it again"
+
+
 def _skip_rest(stream: BinaryIO, data: bytes) -> int:
     skipped = 0
     while len(data) > MAX_LINE_BYTES and not data.endswith(b"\n") and (data := stream.readline(MAX_LINE_BYTES + 1)):

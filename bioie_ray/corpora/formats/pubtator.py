@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bioie_ray.corpora.document import Argument, Document, Mention, Relation, Repair, Section, Span
 from bioie_ray.corpora.formats.discovery import describe, find_files, read_head
-from bioie_ray.corpora.formats.lines import Line, numbered_lines
+from bioie_ray.corpora.formats.lines import Line, cut_off, numbered_lines
 from bioie_ray.corpora.formats.pubmed import PUBMED_CORPORA, PubMedCorpus, corpus_of_types
 from bioie_ray.corpora.formats.settling import MalformedError, Origin, settle
-from bioie_ray.corpora.reading import Read, SourceError, SourceFile
+from bioie_ray.corpora.reading import Read, Rejected, SourceError, SourceFile
 from bioie_ray.corpora.repair import clean_ids
 
 if TYPE_CHECKING:
@@ -56,11 +56,19 @@ class PubTatorReader:
         return find_files(source, self._own.pubtator_names, (".txt", ".pubtator"), self._accept, self._own.pubtator_files)
 
     def read(self, files: Sequence[SourceFile], split: str) -> Iterator[Read]:
-        """The documents of one split in source order; a document with a bad line is rejected, the others go on."""
+        """The documents of one split in source order; a document with a bad line is rejected, the others go on.
+
+        Raises:
+            SourceError: the file is cut off: it ends without a line break in a document that cannot be read. How many
+                documents came after it nobody knows, so that it is not one document's quarantine.
+        """
         for file in files:
             if file.split == split:
                 for block in _blocks(numbered_lines(file.path)):
-                    yield _read_block(block, file, self._own)
+                    read = _read_block(block, file, self._own)
+                    if isinstance(read, Rejected) and not block[-1].ended:
+                        raise SourceError(cut_off(file.path, read.line, f"document {read.id}: {read.reason}"))
+                    yield read
 
     def _accept(self, path: Path) -> None:
         head = read_head(path)
