@@ -232,6 +232,7 @@ def test_bytes_that_are_not_utf8_fail_by_file_and_line(tmp_path: Path) -> None:
         (pubtator(), "it looks like PubTator"),
         ('<?xml version="1.0"?>\n<document id="d1"></document>', "it looks like DDI XML"),
         (HEAD + bioc("1", passage("title", 0, "Braf", annotation([(0, 4)], "Braf", type="Gene"))) + TAIL, "it is nlm_gene"),
+        (HEAD.replace("UTF-8", "klingon") + simple() + TAIL, "line 1: unknown encoding: klingon; convert it to UTF-8"),
         ("<article><collection/></article>", "line 1: not BioC: the outermost element is <article>"),
     ],
 )

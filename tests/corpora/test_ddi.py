@@ -111,6 +111,21 @@ def test_folders_tell_the_split(tmp_path: Path, folders: str, split: str) -> Non
     assert file.split == split
 
 
+@pytest.mark.parametrize(
+    ("folders", "split"),
+    [
+        ("TestDDI/DrugBank", "test"),
+        ("TestNER/MedLine", "test_ner"),
+        ("test/Test_DrugNER_task/x", "test_ner"),
+        ("DDI_TEST/drugbank", "test"),
+    ],
+)
+def test_folders_of_other_copies_tell_the_split_too(tmp_path: Path, folders: str, split: str) -> None:
+    write(tmp_path, name=f"{folders}/x.xml")
+    (file,) = DdiReader().discover(tmp_path)
+    assert file.split == split
+
+
 def test_documents_come_sorted_by_file_name_and_archiver_leftovers_are_ignored(tmp_path: Path) -> None:
     for number, name in enumerate(("Train/MedLine/b.xml", "Train/DrugBank/z.xml", "Train/DrugBank/B.xml")):
         write(tmp_path, name=name, id=f"D{number}")
@@ -142,6 +157,28 @@ def test_a_truncated_file_is_rejected_with_its_line_and_the_others_survive(tmp_p
     assert cut.line == 3
     assert "not well-formed" in cut.reason
     assert cut.raw.startswith("<?xml")
+
+
+@pytest.mark.parametrize("num_bytes", [1, 30, 45, 60])
+def test_a_file_cut_off_before_it_says_what_it_is_is_rejected_too(tmp_path: Path, num_bytes: int) -> None:
+    write(tmp_path, name="Train/MedLine/good.xml")
+    path = write(tmp_path, name="Train/MedLine/cut.xml", id="D2")
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    cut, good = read(tmp_path)
+    assert isinstance(cut, Rejected)
+    assert isinstance(good, Document)
+    assert cut.file == "Train/MedLine/cut.xml"
+
+
+@pytest.mark.parametrize("encoding", ["klingon", "utf-32"])
+def test_an_encoding_that_nobody_knows_rejects_its_file_and_no_other(tmp_path: Path, encoding: str) -> None:
+    write(tmp_path, name="Train/DrugBank/good.xml")
+    path = write(tmp_path, name="Train/DrugBank/bad.xml", id="D2")
+    path.write_bytes(path.read_bytes().replace(b"UTF-8", encoding.encode()))
+    bad, good = read(tmp_path)
+    assert isinstance(bad, Rejected)
+    assert isinstance(good, Document)
+    assert (bad.line, bad.reason.split(":")[0]) == (1, "not readable XML")
 
 
 def test_invalid_utf8_is_rejected_with_its_line(tmp_path: Path) -> None:

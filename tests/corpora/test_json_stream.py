@@ -55,6 +55,7 @@ def test_a_record_knows_its_line_also_with_carriage_returns_and_a_byte_order_mar
         (b'[\n{"a": 1}]\n[2]', r"a.json:3: text after the end of the array"),
         (b'[\n{"a": oops, "b": "' + b"x" * 80 + b'"}]', r"a.json:2: Expecting value"),
         (b'[\n{"a": "x"},\n{"a": "\xff"}]', r"a.json: not valid UTF-8 .* after line 2"),
+        (b'[\n{"a": 1},\n{"a": ' + b"9" * 5_000 + b"}]", r"a.json:3: Exceeds the limit \(4300 digits\)"),
         (b"[" * 100_000, r"a.json:1: brackets nested too deeply"),
     ],
 )

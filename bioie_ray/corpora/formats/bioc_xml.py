@@ -64,6 +64,8 @@ def _parse(path: Path, stream: BinaryIO, parser: Any, target: _Documents) -> Ite
         raise SourceError(f"{path}: declares an entity or external part, which no BioC release does: {error}") from None
     except _NotBioCError as error:
         raise SourceError(f"{path}: line {error.line}: {error.reason}") from None
+    except (LookupError, ValueError) as error:  # an encoding that is unknown, or of several bytes
+        raise SourceError(f"{path}: line 1: {error}; convert it to UTF-8, in its first line too") from None
 
 
 class _NotBioCError(ValueError):

@@ -27,7 +27,10 @@ CORPUS: Final = "ddi_corpus"
 # The largest file of the release has 150 kB; one a thousand times larger is not a document of this corpus.
 _MAX_FILE_BYTES: Final = 150_000_000
 _SNIFFED_BYTES: Final = 4_096
-_SPLITS: Final = {"train": "train", "training": "train", "test": "test", "drugner": "test_ner", "ner": "test_ner"}
+_SPLITS: Final = {"train": "train", "training": "train", "test": "test", "ner": "test_ner"}
+_SOURCE_FOLDERS: Final = frozenset({"drugbank", "medline"})
+# "TestNER" is two words, and so is "DrugNER".
+_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _RELEASE_FOLDERS: Final = frozenset({"train", "test", "test for ddi extraction task", "test for drugner task"})
 
 
@@ -73,18 +76,16 @@ class _MalformedError(Exception):
 
 
 def _is_ddi(path: Path) -> bool:
-    """By its first bytes, or, for a file too broken to tell, by its place in the release."""
+    """By its first bytes, or, for a file too broken to tell, by its place in the release: there every file is a document."""
     if path.suffix.lower() != ".xml":
         return False
     with path.open("rb") as stream:
         head = stream.read(_SNIFFED_BYTES)
-    if b"<document" in head and b"<collection" not in head:
-        return True
-    return b"<" not in head.lstrip()[1:] and path.parent.name in ("DrugBank", "MedLine")
+    return b"<collection" not in head and (b"<document" in head or path.parent.name.lower() in _SOURCE_FOLDERS)
 
 
 def _split_of(folders: Sequence[str]) -> str | None:
-    words = {word for folder in folders for word in re.findall("[a-z]+", folder.lower())}
+    words = {word.lower() for folder in folders for word in _WORDS.findall(folder)}
     found = {_SPLITS[word] for word in words if word in _SPLITS}
     if "train" in found and len(found) > 1:
         return None
@@ -103,8 +104,9 @@ def _read_file(file: SourceFile) -> Read:
         root = fromstring(data, forbid_dtd=True)
     except ParseError as error:
         return _rejected(file, data, f"not well-formed XML: {error}", error.position[0], None)
-    except DefusedXmlException as error:
-        return _rejected(file, data, f"not safe to read: {error}", None, None)
+    except (LookupError, ValueError) as error:  # the latter for a DTD, both for an encoding that nobody knows
+        what = "not safe to read" if isinstance(error, DefusedXmlException) else "not readable XML"
+        return _rejected(file, data, f"{what}: {error}", 1, None)
     try:
         return _document(root, file)
     except _MalformedError as error:

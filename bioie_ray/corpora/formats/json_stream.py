@@ -85,6 +85,8 @@ class _Buffer:
                 continue
             except RecursionError:
                 raise self._error(self._position, "brackets nested too deeply") from None
+            except ValueError as error:  # a number of thousands of digits
+                raise self._error(self._position, str(error).partition(";")[0]) from None
             if isinstance(value, int | float) and end + _TOKEN_CHARS > len(self._text) and not self._at_end:
                 self._grow(end, "")  # A number at the end of the buffer may go on ("0." is read as 0).
                 continue
