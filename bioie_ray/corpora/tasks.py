@@ -21,8 +21,9 @@ from bioie_ray.corpora.document import Argument, Document, Mention, Relation
 Answer = str | tuple[str, str]
 # What the sources write where a mention has no concept: BC5CDR -1, the NLM-Gene release -000 and -111.
 _NO_CONCEPT: Final = frozenset({"", "-", "-1", "-000", "-111"})
-# The NLM-Gene release marks a gene that a database links to the article; its conversions call all of them Gene.
-_TYPE_NAMES: Final = MappingProxyType({"GENERIF": "Gene", "STARGENE": "Gene"})
+# The NLM-Gene release marks a gene that a database links to the article; its conversions call all of them Gene, and a
+# domain DomainMotif.
+_TYPE_NAMES: Final = MappingProxyType({"GENERIF": "Gene", "STARGENE": "Gene", "Domain": "DomainMotif"})
 _NLM_GENE_TYPES: Final = ("Gene", "FamilyName", "DomainMotif", "Cell", "ChromosomeLocation")
 _PAIR_JOINT: Final = "|"
 

@@ -50,10 +50,10 @@ def test_a_task_takes_its_types_only() -> None:
 
 
 def test_which_types_are_genes_is_a_setting() -> None:
-    types = ("Gene", "FamilyName", "DomainMotif", "Cell", "ChromosomeLocation", "GENERIF", "STARGENE")
+    types = ("Gene", "FamilyName", "DomainMotif", "Cell", "ChromosomeLocation", "GENERIF", "STARGENE", "Domain", "Other")
     genes = document(*(mention(name.lower(), 10 * n, name) for n, name in enumerate(types)))
     default = gold(get_task("nlm_gene"), genes)
-    assert default.answers == ("gene", "familyname", "domainmotif", "generif", "stargene")
+    assert default.answers == ("gene", "familyname", "domainmotif", "generif", "stargene", "domain")
     assert gold(get_task("nlm_gene", ["Cell"]), genes).answers == ("cell",)
     with pytest.raises(ValueError, match="nlm_gene has no type Genes; known: Gene, FamilyName"):
         get_task("nlm_gene", ["Genes"])
