@@ -82,8 +82,8 @@ def wait_until(condition: Any, limit_s: float = 30.0) -> None:
         time.sleep(0.2)
 
 
-def get(namespace: str, kind: str, name: str) -> Json:
-    found: Json = json.loads(kubectl("-n", namespace, "get", kind, name, "-o", "json").stdout)
+def get(namespace: str, kind: str, *name: str) -> Json:
+    found: Json = json.loads(kubectl("-n", namespace, "get", kind, *name, "-o", "json").stdout)
     return found
 
 
@@ -160,6 +160,22 @@ def test_only_the_head_has_rights_and_only_the_autoscalers(applied: tuple[str, P
         ("get", "ray.io", "rayclusters", "bioie"),
         ("patch", "ray.io", "rayclusters", "bioie"),
     }
+
+
+@pytest.mark.parametrize("applied", ["local"], indirect=True)
+def test_the_operator_leaves_the_rights_of_the_standing_cluster_as_they_are(applied: tuple[str, Path]) -> None:
+    namespace, _ = applied
+    manifest = yaml.safe_load((ROOT / "k8s/raycluster.yaml").read_text())
+    manifest["metadata"]["namespace"] = namespace
+    before = rights(namespace, "bioie-head")
+    kubectl("-n", namespace, "create", "-f", "-", given=manifest)
+    try:
+        # The operator makes accounts and roles first, pods last.
+        wait_until(lambda: "pod/bioie-head" in kubectl("-n", namespace, "get", "pods", "-o", "name").stdout, limit_s=60)
+        assert {item["metadata"]["name"] for item in get(namespace, "role")["items"]} == {"bioie", "bioie-client"}
+        assert rights(namespace, "bioie-head") == before
+    finally:
+        kubectl("-n", namespace, "delete", "raycluster", "bioie")
 
 
 def test_whoever_is_bound_to_the_client_role_may_submit_and_not_read_the_storage_keys(applied: tuple[str, Path]) -> None:
