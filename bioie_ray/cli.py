@@ -23,6 +23,13 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="change a key of the recipe, or @FILE: all keys of a YAML file; repeatable"),
 ]
+To = Annotated[str, typer.Option("--to", metavar="kube|ray", help="kube: a RayJob of its own; ray: a job on a standing Ray cluster")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", help="where the job is")]
+Context = Annotated[str | None, typer.Option("--context", help="of the kubeconfig, other than the current one")]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", metavar="URL", help="Ray's job server, http://HOST:8265; implies --to ray; else RAY_API_SERVER_ADDRESS"),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="print the tracebacks of failed shards")]
 
 
@@ -133,6 +140,125 @@ def render(
     from bioie_ray.cluster.render_command import render_recipe
 
     print(render_recipe(recipe, overrides or (), image=image, kind=kind, schedule=schedule), end="")
+
+
+@app.command()
+@_fail_in_one_message
+def submit(
+    recipe: Annotated[Path, typer.Argument(help="a YAML file of jobs/recipes/")],
+    to: To = "kube",
+    overrides: Overrides = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="stay until it is over: explain what it waits for, print the driver's log")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="a new job, though the same recipe was submitted before")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the manifest, and what the server would say to it")] = False,
+    no_image_check: Annotated[bool, typer.Option("--no-image-check", help="do not look the image up in its registry")] = False,
+    timeout: Annotated[float | None, typer.Option(help="stop following after so many seconds; else after the recipe's deadlines")] = None,
+    patience: Annotated[float, typer.Option(help="seconds before giving up on what does not come right by itself")] = 60.0,
+    context: Context = None,
+    address: Address = None,
+) -> None:
+    """Submit a recipe to a cluster; the same recipe twice is one job.
+
+    For example: bioie submit jobs/recipes/select_demo.yaml --to kube --follow
+    """
+    from bioie_ray.cluster.submit_command import submit as submit_recipe
+
+    code = submit_recipe(
+        recipe,
+        overrides or (),
+        to=to,
+        follow=follow,
+        again=again,
+        dry_run=dry_run,
+        check_image=not no_image_check,
+        context=context,
+        address=address,
+        timeout_s=timeout,
+        patience_s=patience,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+@_fail_in_one_message
+def status(
+    name: Annotated[str | None, typer.Argument(help="of the job; left out: a list of all")] = None,
+    to: To = "kube",
+    namespace: Namespace = "bioie",
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    context: Context = None,
+    address: Address = None,
+) -> None:
+    """Say where a submitted job stands and what it waits for."""
+    from bioie_ray.cluster import job_commands
+
+    job_commands.status(name, to=to, namespace=namespace, as_json=as_json, context=context, address=address)
+
+
+@app.command()
+@_fail_in_one_message
+def logs(
+    name: Annotated[str, typer.Argument(help="of the job")],
+    to: To = "kube",
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="until the job is over, through lost connections and replaced pods")
+    ] = False,
+    workers: Annotated[bool, typer.Option("--workers", help="the pods of its Ray cluster too, each line with its pod")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="only so many last lines")] = None,
+    store: Annotated[str | None, typer.Option(help="where the driver's log was kept, for a job that is gone altogether")] = None,
+    endpoint: Annotated[str | None, typer.Option(help="of that store: URL of an S3-compatible server")] = None,
+    namespace: Namespace = "bioie",
+    context: Context = None,
+    address: Address = None,
+) -> None:
+    """Print the logs of a submitted job: from its pods, or from its store once they are gone."""
+    from bioie_ray.cluster import job_commands
+
+    code = job_commands.logs(
+        name,
+        to=to,
+        namespace=namespace,
+        follow=follow,
+        workers=workers,
+        tail=tail,
+        store=store,
+        endpoint=endpoint,
+        context=context,
+        address=address,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
+@_fail_in_one_message
+def cancel(
+    name: Annotated[str, typer.Argument(help="of the job")],
+    to: To = "kube",
+    namespace: Namespace = "bioie",
+    timeout: Annotated[float, typer.Option(help="seconds to wait until its last pod is gone")] = 120.0,
+    context: Context = None,
+    address: Address = None,
+) -> None:
+    """End a submitted job, and wait until no pod of it is left. What it finished stays in the store."""
+    from bioie_ray.cluster import job_commands
+
+    job_commands.cancel(name, to=to, namespace=namespace, timeout_s=timeout, context=context, address=address)
+
+
+@app.command()
+@_fail_in_one_message
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(help="check what this recipe needs; left out: the defaults")] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json")] = False,
+    context: Context = None,
+) -> None:
+    """Check that everything is there: cluster, rights, operator, versions, GPUs, storage, image, models."""
+    from bioie_ray.cluster.doctor import examine
+
+    raise typer.Exit(examine(recipe, overrides or (), as_json=as_json, context=context))
 
 
 @app.command()
