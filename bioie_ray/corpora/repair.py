@@ -17,6 +17,9 @@ take_text_symbol     same length, and it differs from the text at its offset in 
                      symbols only: a character outside ASCII on either side (Greek
                      letters folded away, hard spaces), or punctuation and spaces
                      on both; at least half of it, and a letter or digit, agree
+take_text_letters    it differs from the text at its offset, which ends as it     its text taken from the text
+                     does, in spaces, punctuation and how Greek letters are
+                     written only ("IL-1beta" for "IL-1β", "BRCA 1" for "BRCA1")
 take_text_fragments  the fragments of a discontinuous mention have its words in   its text is the fragments joined
                      another order or case                                        with one space
 shift_span           consecutive mentions that do not match all do so when moved  moved
@@ -38,6 +41,7 @@ once and is noted in the record, one with other content under the same id is qua
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
@@ -55,6 +59,11 @@ MAX_SHIFT: Final = 20
 _UTF8_STEPS: Final = (0x80, 0x800, 0x10000)
 _UTF16_STEPS: Final = (0x10000,)
 _MESH_PREFIX: Final = re.compile(r"MESH:(?=[CD]\d)", re.IGNORECASE)
+_GREEK_NAMES: Final = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma sigma tau upsilon phi chi psi omega"
+)
+_GREEK: Final = {ord("α") + i: name for i, name in enumerate(_GREEK_NAMES.split())}
+_LATIN: Final = {char: name[0] for char, name in _GREEK.items()}
 _NO_CONCEPT: Final = frozenset({"", "-", "-1"})
 
 
@@ -139,16 +148,30 @@ def _take_text(text: str, mention: Mention, repairs: list[Repair]) -> Mention:
 def _spelling_rule(claimed: str, there: str) -> str | None:
     if claimed.strip() == there:
         return "strip_mention"
-    if len(claimed) != len(there):
-        return None
     if claimed.casefold() == there.casefold():
         return "take_text_case"
+    if len(claimed) == len(there) and _differ_in_symbols(claimed, there):
+        return "take_text_symbol"
+    return "take_text_letters" if _have_same_letters(claimed, there) else None
+
+
+def _differ_in_symbols(claimed: str, there: str) -> bool:
     pairs = list(zip(claimed, there, strict=True))
     same = [a for a, b in pairs if a.casefold() == b.casefold()]
     symbols = all(a.casefold() == b.casefold() or _is_symbol_pair(a, b) for a, b in pairs)
-    if symbols and 2 * len(same) >= len(pairs) and any(char.isalnum() for char in same):
-        return "take_text_symbol"
-    return None
+    return symbols and 2 * len(same) >= len(pairs) and any(char.isalnum() for char in same)
+
+
+def _have_same_letters(claimed: str, there: str) -> bool:
+    if not claimed or any(b != a and not b.isalnum() for a, b in ((claimed[0], there[0]), (claimed[-1], there[-1]))):
+        return False  # the span takes in a bracket or a comma too much
+    return not _spelled(claimed).isdisjoint(_spelled(there)) and any(map(str.isalnum, claimed))
+
+
+def _spelled(text: str) -> set[str]:
+    """The letters and digits of a text, Greek ones by their name and by their Latin initial."""
+    letters = "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
+    return {letters.translate(_GREEK), letters.translate(_LATIN)}
 
 
 def _is_symbol_pair(a: str, b: str) -> bool:

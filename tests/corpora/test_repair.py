@@ -37,6 +37,10 @@ def test_what_agrees_is_not_touched() -> None:
         ("take_text_symbol", "the α-catenin gene", "a-catenin", "α-catenin"),
         ("take_text_symbol", "the E-cadherin gene", "E cadherin", "E-cadherin"),
         ("take_text_symbol", "the AP 2 gene", "AP\u00a02", "AP 2"),
+        ("take_text_letters", "the IL-1β gene", "IL-1beta", "IL-1β"),
+        ("take_text_letters", "the TNFα gene", "TNF-a", "TNFα"),
+        ("take_text_letters", "the BRCA1 gene", "BRCA 1", "BRCA1"),
+        ("take_text_letters", "the p21 (Cip1) gene", "p21(Cip1)", "p21 (Cip1)"),
     ],
 )
 def test_a_spelling_is_taken_from_the_text(rule: str, text: str, claimed: str, there: str) -> None:
@@ -54,6 +58,12 @@ def test_another_word_is_not_taken_from_the_text(claimed: str) -> None:
     assert TEXT[34:37] == "Erk"
     wrong = _claim(claimed, 34, 37)
     assert mend(TEXT, [wrong]) == ((wrong,), ())
+
+
+@pytest.mark.parametrize(("claimed", "there"), [("Erk", "Erk,"), ("Erk", "(Erk"), ("Erk 2", "Erk 3"), ("--", "- -"), ("", "Erk")])
+def test_a_span_that_takes_in_something_else_is_not_taken_from_the_text(claimed: str, there: str) -> None:
+    wrong = _claim(claimed, 0, len(there))
+    assert mend(there, [wrong]) == ((wrong,), ())
 
 
 @pytest.mark.parametrize("shift", [-MAX_SHIFT, -7, -1, 1, 7, MAX_SHIFT])
