@@ -17,12 +17,13 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import CorpusName, PrepareSettings, Split
 from bioie_ray.corpora.catalog import find_reader, fingerprint_source
 from bioie_ray.corpora.download import Fetched
-from bioie_ray.corpora.prepare import PreparedShard, SplitCounts, check_quarantine, iter_corpus, summarise
+from bioie_ray.corpora.prepare import PreparedShard, SplitCounts, check_quarantine, describe, iter_corpus, summarise
 from bioie_ray.corpora.reading import Reader, Rejected, SourceError, SourceFile
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.step import Existing, Step, address_of, existing
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_REASONS_SHOWN = 3
 _NOTE_EVERY_S = 10.0
 _UNIT = "corpus"  # one stream: an id is unique over all splits, so they are read together
 
@@ -86,7 +87,7 @@ class PrepareStep:
         return WorkerSpec(PrepareWorker, {"reader": reader, "files": source_files, "settings": self.settings, "output": self.output})
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
-        """Counts per split, and the first things that were quarantined.
+        """Counts per split, and a warning that names the first things that were quarantined.
 
         Raises:
             SourceError: more was quarantined than ``max_quarantined_share`` allows.
@@ -94,8 +95,9 @@ class PrepareStep:
         counts = [(name.rpartition("-")[0], SplitCounts(**marker.counts)) for name, marker in sorted(markers.items())]
         order = get_args(Split)
         summary = summarise(sorted(counts, key=lambda pair: order.index(pair[0])))
+        rejected = quarantined(self.output, markers)
         try:
-            check_quarantine(summary["splits"], self.settings.max_quarantined_share, quarantined(self.output, markers))
+            check_quarantine(summary["splits"], self.settings.max_quarantined_share, rejected)
         except SourceError:
             self.output.discard()
             raise
@@ -105,6 +107,7 @@ class PrepareStep:
             **summary,
             "source_files": [file.name for file in source_files],
             "downloaded": [asdict(file) for file in self.downloaded],
+            "warnings": _warnings(rejected),
         }
 
 
@@ -147,13 +150,23 @@ def _commit(output: Output, shard: PreparedShard) -> None:
     output.commit(shard.name, shard.table, counts, [asdict(rejected) for rejected in shard.rejected])
 
 
+def _warnings(rejected: Sequence[Rejected]) -> list[str]:
+    """What is missing from a finished corpus: it must not take reading the record to hear of it."""
+    if not rejected:
+        return []
+    shown = [describe(reject) for reject in rejected[:_REASONS_SHOWN]]
+    more = [f"{len(rejected) - len(shown)} more in _quarantine/"] if len(rejected) > len(shown) else []
+    return [f"{len(rejected)} documents quarantined: {'; '.join([*shown, *more])}"]
+
+
 def quarantined(output: Output, markers: Mapping[str, Marker]) -> list[Rejected]:
     """What lies in quarantine, in the order of the shards."""
     rejects = []
     for name, marker in sorted(markers.items()):
         if marker.counts.get("quarantined"):
-            lines = output.store.read(f"{output.key}/_quarantine/{name}.jsonl").decode().splitlines()
-            rejects += [Rejected(**json.loads(line)) for line in lines]
+            lines = output.store.read(f"{output.key}/_quarantine/{name}.jsonl").split(b"\n")
+            # Not str.splitlines: a source text may hold U+2028, which JSON leaves as it is.
+            rejects += [Rejected(**json.loads(line)) for line in lines if line]
     return rejects
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,32 @@ def test_a_root_is_no_place_for_a_corpus(tmp_path: Path, out: str) -> None:
     source = pubtator(tmp_path / "source", _BLOCK.format(1))
     with pytest.raises(ValueError, match="give a folder for the corpus itself"):
         run(source, out)
+
+
+def test_what_was_quarantined_is_said_and_recorded_though_the_corpus_is_finished(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = [_BLOCK.format(n).replace("\t8\t", "\t800\t") for n in range(901, 906)]
+    source = pubtator(tmp_path / "source", "".join([_BLOCK.format(1), *bad]))
+    run(source, tmp_path / "corpora/bc5cdr@1", overrides=("prepare.max_quarantined_share=1",))
+    told = capsys.readouterr().err
+    assert "5 documents quarantined: CDR_TrainingSet.PubTator.txt:7: document 901: mention 'Zolvarin'" in told
+    assert "2 more in _quarantine/" in told
+    record = json.loads((tmp_path / "corpora/bc5cdr@1/record.json").read_text())
+    (warning,) = record["warnings"]
+    assert warning in told.replace("\n", " ")
+    assert record["splits"]["train"]["quarantined"] == 5
+
+
+def test_a_corpus_without_a_flaw_warns_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(pubtator(tmp_path / "source", _BLOCK.format(1)), tmp_path / "corpora/bc5cdr@1")
+    assert "quarantined" not in capsys.readouterr().err
+    assert json.loads((tmp_path / "corpora/bc5cdr@1/record.json").read_text())["warnings"] == []
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
+def test_a_quarantined_text_may_hold_any_line_separator(tmp_path: Path, separator: str) -> None:
+    bad = _BLOCK.format(2).replace("\t8\t", "\t800\t").replace("was mild", f"was{separator}mild")
+    source = pubtator(tmp_path / "source", _BLOCK.format(1) + bad)
+    run(source, tmp_path / "corpora/bc5cdr@1", overrides=("prepare.max_quarantined_share=0.5",))
+    assert json.loads((tmp_path / "corpora/bc5cdr@1/record.json").read_text())["splits"]["train"]["quarantined"] == 1
