@@ -19,6 +19,7 @@ from bioie_ray.corpora.formats.pubtator import PubTatorReader
 from bioie_ray.corpora.reading import Read, Reader, SourceError, SourceFile
 
 _NAMES_SHOWN: Final = 8
+_ARCHIVES: Final = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +215,9 @@ def _likeness(corpus: str, path: Path) -> str:
                 continue
             return f"This looks like {other.name}; run: bioie prepare {other.name} {path} --out DIR"
     if path.is_dir():
+        archives = sorted(entry.name for entry in path.iterdir() if entry.name.lower().endswith(_ARCHIVES))
+        if archives:
+            return f"It holds archives, which are not opened: unpack {', '.join(archives[:_NAMES_SHOWN])} there first."
         names = sorted(entry.name for entry in path.iterdir())
         more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
         return f"It holds: {', '.join(names[:_NAMES_SHOWN]) or 'nothing'}{more}."

@@ -57,6 +57,12 @@ def test_nothing_there_and_no_such_corpus(tmp_path: Path) -> None:
         corpus_info("bc5")
 
 
+def test_a_folder_of_archives_says_to_unpack_them(tmp_path: Path) -> None:
+    (tmp_path / "CDR_Data.zip").write_bytes(b"PK\x03\x04")
+    with pytest.raises(SourceError, match=r"archives, which are not opened: unpack CDR_Data\.zip there first"):
+        find_reader("bc5cdr", tmp_path)
+
+
 def test_an_empty_folder_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"(?s)is not a source of ddi_corpus.*ddi_xml: looked for Train/.*It holds: nothing"):
         find_reader("ddi_corpus", tmp_path)
