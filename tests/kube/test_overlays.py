@@ -183,9 +183,10 @@ def test_whoever_is_bound_to_the_client_role_may_submit_and_not_read_the_storage
     kubectl("-n", namespace, "create", "serviceaccount", "ci")
     kubectl("-n", namespace, "create", "rolebinding", "ci", "--role=bioie-client", f"--serviceaccount={namespace}:ci")
 
+    who = f"--as=system:serviceaccount:{namespace}:ci"
+
     def may(*what: str) -> bool:
-        user = f"--as=system:serviceaccount:{namespace}:ci"
-        return kubectl("-n", namespace, "auth", "can-i", *what, user, check=False).stdout.strip() == "yes"
+        return kubectl("-n", namespace, "auth", "can-i", *what, who, check=False).stdout.strip() == "yes"
 
     wait_until(lambda: may("create", "rayjobs.ray.io"))
     assert may("delete", "rayjobs.ray.io")
@@ -193,6 +194,8 @@ def test_whoever_is_bound_to_the_client_role_may_submit_and_not_read_the_storage
     assert may("get", "secrets/bioie")
     assert not may("get", "secrets/bioie-storage")
     assert not may("list", "secrets")
+    assert may("get", f"namespaces/{namespace}")
+    assert kubectl("auth", "can-i", "get", "namespaces/default", who, check=False).stdout.strip() == "no"
     assert not may("create", "pods")
     assert not may("create", "pods", "--subresource=exec")
 
