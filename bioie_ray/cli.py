@@ -47,6 +47,11 @@ def _fail_in_one_message(command: Callable[..., None]) -> Callable[..., None]:
         except ValueError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
+        except BrokenPipeError:
+            raise  # `bioie show ... | head`: click ends quietly
+        except OSError as error:
+            print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             print("stopped; run the same command again, it goes on where it stopped", file=sys.stderr)
             raise typer.Exit(130) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -175,6 +176,20 @@ def test_a_real_corpus_is_prepared_with_its_published_counts_and_only_once(corpo
     assert second.code == 0
     assert "done before" in second.err
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
+
+
+def test_what_the_system_refuses_is_one_message(source: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert prepare(source, out).code == 0
+    real = io.open
+
+    def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
+        if os.fspath(path).endswith("record.json"):
+            raise PermissionError(errno.EACCES, "Permission denied", os.fspath(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(io, "open", refuse)
+    done = bioie("show", out)
+    assert (done.code, done.out, done.err) == (1, "", f"error: {out / 'record.json'}: Permission denied\n")
 
 
 def test_show_prints_counts_and_provenance_for_people(source: Path, out: Path) -> None:

@@ -202,7 +202,7 @@ class Output:
         """The record of a finished output.
 
         Raises:
-            IncompleteError: there is none; the message says how many shards are done.
+            IncompleteError: there is none, and the message says how many shards are done; or it is damaged.
         """
         try:
             record: dict[str, Any] = json.loads(self.store.read(f"{self.key}/{RECORD}"))
@@ -210,6 +210,10 @@ class Output:
             done = len(self.store.keys(f"{self.key}/{MARKERS}"))
             raise IncompleteError(
                 f"{self.location} is not finished ({done} shards done, no {RECORD}); run the job that makes it again, it goes on where it stopped"
+            ) from None
+        except ValueError:
+            raise IncompleteError(
+                f"{self.location}: its {RECORD} is no JSON: it was changed by hand or is damaged; make it again"
             ) from None
         return record
 

@@ -124,6 +124,8 @@ class _FolderStore:
             os.link(temporary, target)  # fails if the target exists, unlike rename
         except FileExistsError:
             return False
+        except OSError as error:
+            raise StoreError(f"cannot link {target}: {error.strerror}; a store needs a file system with hard links") from error
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)
@@ -262,7 +264,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _explain(error: OSError, target: Path, num_bytes: int) -> StoreError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:  # the last by ulimit -f
         return StoreError(
             f"no space for {target} ({num_bytes:,} bytes): free some, or set store= to another disk; nothing half-written was kept"
         )

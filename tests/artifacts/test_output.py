@@ -117,3 +117,11 @@ def test_an_output_that_was_given_up_can_be_claimed_again(tmp_path: Path) -> Non
     make(tmp_path, {"kind": "corpora", "settings": {"k": 2}}).claim()
     assert (tmp_path / "corpora/x@1/_claim.json").exists()
     assert not (tmp_path / "corpora/x@1/_quarantine/train-00000.jsonl").exists()
+
+
+def test_a_damaged_record_is_named(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    output.finish({"shards": []})
+    (tmp_path / "corpora/x@1/record.json").write_text('{"shards": [')
+    with pytest.raises(IncompleteError, match=r"corpora/x@1: its record\.json is no JSON"):
+        output.record()

@@ -61,9 +61,10 @@ def test_one_of_many_writers_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["write", "create"])
-def test_a_full_disk_leaves_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_leaves_nothing(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, code: int) -> None:
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match=r"no space for .*shard\.parquet \(5 bytes\)"):
@@ -75,6 +76,16 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match="check that store= is a folder"):
         open_store(StoreAddress(str(tmp_path / "file"))).write("a", b"")
+
+
+def test_a_file_system_without_hard_links_is_told_apart(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StoreError, match="Operation not permitted; a store needs a file system with hard links"):
+        store.create("a", b"1")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_unknown_scheme_is_refused() -> None:
