@@ -60,7 +60,7 @@ class Recipe(Settings):
     nlm_gene_types: tuple[str, ...] | None = Field(
         default=None, description="mention types that count as genes in nlm_gene; left out: Gene, FamilyName, DomainMotif"
     )
-    corpus_version: str = "1"
+    corpus_version: str = Field(default="1", pattern=r"^[^/@\s]+$")
     prepare: PrepareSettings = PrepareSettings()
     embed: EmbedSettings = EmbedSettings()
     index: IndexSettings = IndexSettings()

@@ -118,6 +118,13 @@ def test_matrix_is_the_product_with_named_cells(tmp_path: Path) -> None:
     assert cells[0].matrix == {}
 
 
+@pytest.mark.parametrize("version", ["../../elsewhere", "a/b", "a@b", "a b", "''"])
+def test_the_version_of_a_corpus_is_no_path(tmp_path: Path, version: str) -> None:
+    path = write(tmp_path, "name: a\njob: embed\n")
+    with pytest.raises(RecipeError, match="corpus_version: String should match pattern"):
+        load_recipe(path, [f"corpus_version={version}"])
+
+
 def test_a_cell_that_is_wrong_is_found_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "name: a\njob: select_examples\nmatrix: {select.keep: [10, 40]}\n")
     with pytest.raises(RecipeError, match=r"matrix cell .*40(.|\n)*select\.keep is 40"):
