@@ -99,9 +99,9 @@ tls=$(tls_of "$base")
 say "building $name with $engine from $base (the first time takes minutes)"
 engine_build "$work/context" "${common[@]}" --target image -t "$name" \
   --build-arg "VERSION=$version" --build-arg "TAG=$tag" --build-arg "REVISION=$revision" --build-arg "CONTENT=$content" \
-  --build-arg "CREATED=$(date -u +%Y-%m-%dT%H:%M:%SZ)" >&2
+  --build-arg "CREATED=$(date -u +%Y-%m-%dT%H:%M:%SZ)" 2>&1 | cut -c1-200 >&2
 
-engine_build "$work/context" "${common[@]}" --target sbom --output "type=local,dest=$work/sbom" >&2
+engine_build "$work/context" "${common[@]}" --target sbom --output "type=local,dest=$work/sbom" 2>&1 | cut -c1-200 >&2
 mkdir -p build
 mv "$work/sbom/sbom.json" "build/sbom-$tag.json"
 finish

@@ -40,8 +40,8 @@ SECONDS=0
 engine_push "$target" >&2
 took=$SECONDS
 if ((known)) && after=$(ask layers "$target" 2>/dev/null); then
-  say "$(awk 'NR == FNR { have[$1] = 1; next } { all += $2 } !($1 in have) { new += $2 }
-    END { printf "pushed %.1f MB of %.1f MB", new / 1e6, all / 1e6 }' "$before" - <<<"$after") in $took s"
+  say "$(awk 'there { have[$1] = 1; next } { all += $2 } !($1 in have) { new += $2 }
+    END { printf "pushed %.1f MB of %.1f MB", new / 1e6, all / 1e6 }' there=1 "$before" there=0 - <<<"$after") in $took s"
 fi
 mkdir -p build
 echo "$target" >build/image.txt

@@ -29,6 +29,7 @@ INPUTS = (
     "LICENSE",
     "bioie_ray",
     "images/Dockerfile",
+    "images/add_system_packages.py",
     "images/requirements/build.lock",
     "images/requirements/image.lock",
     "images/requirements/models.lock",
