@@ -4,6 +4,7 @@
 #   scripts/build_image.sh [--variant cpu|gpu] [--base IMAGE] [--python X.Y] [--with-models] [--release] [--registry REGISTRY]
 #     --with-models   the offline models as a layer, for clusters that reach no model hub
 #     --release       tag <version>-<variant>; without: <version>-<variant>-<content hash>
+# BIOIE_BASE_IMAGE       the base where --base is not given
 # BIOIE_BUILD_CA         a CA bundle (file) that pip and apt trust during the build; nothing of it stays in the image
 # BIOIE_PIP_CONF         a pip.conf for the build (index, credentials); nothing of it stays either
 # BIOIE_TORCH_INDEX_URL  take torch from this index instead (the CPU build is a tenth of the size); BIOIE_TORCH_SHA256: its file's hash
