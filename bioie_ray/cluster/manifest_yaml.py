@@ -55,6 +55,9 @@ COMMENTS: dict[str, str | dict[bool, str]] = {
         "What shared memory and Ray's own processes leave; left out, Ray would count the pod's whole limit."
     ),
     f"{_POD}.automountServiceAccountToken": "Only the autoscaler's container mounts a token for the API server (autoscalerOptions); code of jobs has none.",
+    f"{_POD}.terminationGracePeriodSeconds": (
+        "`ray start` as the container's first process does not end when asked to, so every pod takes all of it. What is finished is in the store."
+    ),
     f"{_POD}.tolerations": "A node that does not answer costs 30 s, not Kubernetes' 300.",
     f"{_POD}.containers.0.env.BIOIE_STORE": "Where this site keeps outputs: ConfigMap bioie-site, of the overlay.",
     "spec.rayClusterSpec.workerGroupSpecs.*.rayStartParams.memory": "For actors; bioie_ray/cluster/resources.py has the sum.",

@@ -44,6 +44,7 @@ DEAD_NODE_TOLERATIONS = [
     {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 30}
     for state in ("not-ready", "unreachable")
 ]
+TERMINATION_GRACE_S = 10
 GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 METRICS = {"prometheus.io/scrape": "true", "prometheus.io/port": "8080", "prometheus.io/path": "/metrics"}
 CA_BUNDLE = "/etc/bioie-ca/ca-bundle.crt"
@@ -116,7 +117,7 @@ def submitter_template(common: Common) -> Json:
         "name": "ray-job-submitter",
         **common.pull,
         "env": [_env("HOME", "/home/bioie"), _env("RAY_USAGE_STATS_ENABLED", "0")],
-        "resources": _resources("200m", "1", "512Mi", "256Mi"),
+        "resources": _resources("100m", "1", "512Mi", "256Mi"),
         "securityContext": SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": "/home/bioie"}],  # noqa: S108 - the pod's own
     }
@@ -140,7 +141,7 @@ def autoscaler_options(kube: KubeSettings) -> Json:
         "idleTimeoutSeconds": kube.idle_timeout_s,
         "imagePullPolicy": kube.image_pull_policy,
         "env": [_env("HOME", "/home/bioie"), _env("RAY_USAGE_STATS_ENABLED", "0")],
-        "resources": _resources("200m", "1", "768Mi", "256Mi"),
+        "resources": _resources("100m", "1", "512Mi", "256Mi"),  # 225 MiB at its peak, with one worker
         "securityContext": SECURITY,
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod
@@ -187,6 +188,7 @@ def _ray_template(name: str, common: Common, settings: PodSettings, pod: Pod) ->
     spec: Json = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
         "securityContext": POD_SECURITY,
         **_scheduling(kube, settings),
         "containers": [container],
