@@ -52,8 +52,12 @@ def make_record(
     provenance: Provenance,
     timings: Timings,
     extra: Mapping[str, Any],
+    usage: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The record of a finished output; ``extra`` holds what only this kind of output has (splits, files, scores)."""
+    """The record of a finished output; ``extra`` holds what only this kind of output has (splits, files, scores).
+
+    ``usage`` is what the run had used when the output was finished: recorded, never fingerprinted, and shared by the outputs of one run.
+    """
     name, _, version = output.key.rpartition("/")[2].partition("@")
     return {
         "kind": output.payload["kind"],
@@ -69,6 +73,7 @@ def make_record(
         "machine": machine(),
         "counts": total_counts(markers),
         "timings": timings.to_json(),
+        "usage": dict(usage or {}),
         "shards": [
             {"shard": m.shard, "rows": m.rows, "bytes": m.bytes, "sha256": m.sha256, "counts": dict(m.counts)}
             for m in sorted(markers, key=lambda m: m.shard)

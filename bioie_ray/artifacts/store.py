@@ -11,21 +11,30 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-# A server that restarts is waited for, about 20 seconds in all; obstore's own 10 attempts are over after 3 to 6.
+T = TypeVar("T")
+
+# A server that is away is waited for: a rolling restart, or a node that dies with it, takes half a minute to a minute. One call
+# of obstore cannot be interrupted by a signal, so it gets ten seconds, and the waiting is done in rounds of it.
+_WAIT_S = 120.0
 _RETRIES: Any = {
-    "max_retries": 20,
-    "retry_timeout": timedelta(seconds=60),
+    "max_retries": 50,
+    "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=1.5), "base": 4},
 }
+# How obstore's errors speak of a server that is away, and not of a request that is wrong.
+_AWAY = re.compile(r"error sending request|connection|timed? ?out|dns error|status code: 5\d\d|error decoding response", re.IGNORECASE)
 
 
 class StoreError(ValueError):
@@ -184,60 +193,83 @@ class _ObjectStore:
         import obstore
 
         try:
-            return bytes(obstore.get(self._store, key).bytes())
+            return self._waiting("read", key, lambda: bytes(obstore.get(self._store, key).bytes()))
         except FileNotFoundError:
             raise FileNotFoundError(self.describe(key)) from None
-        except obstore.exceptions.BaseError as error:
-            raise self._unreachable("read", key, error) from error
 
     def write(self, key: str, data: bytes) -> None:
         import obstore
 
         try:
             # Multipart uploads would show up as one object too, but cannot be conditional; one put serves both.
-            obstore.put(self._store, key, data, use_multipart=False)
-        except (obstore.exceptions.BaseError, FileNotFoundError) as error:  # the latter where there is no such bucket
+            self._waiting("write", key, lambda: obstore.put(self._store, key, data, use_multipart=False))
+        except FileNotFoundError as error:  # no such bucket
             raise self._unreachable("write", key, error) from error
 
     def create(self, key: str, data: bytes) -> bool:
         import obstore
 
+        in_doubt = False
+
+        def put() -> bool:
+            nonlocal in_doubt
+            try:
+                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+            except obstore.exceptions.AlreadyExistsError:
+                # After a try whose answer was lost, the object that is there may be the one that it put.
+                return in_doubt and self.read(key) == data
+            except obstore.exceptions.BaseError:
+                in_doubt = True
+                raise
+            return True
+
         try:
-            obstore.put(self._store, key, data, mode="create", use_multipart=False)
-        except obstore.exceptions.AlreadyExistsError:
-            return False
-        except (obstore.exceptions.BaseError, FileNotFoundError) as error:
+            return self._waiting("create", key, put)
+        except FileNotFoundError as error:
             raise self._unreachable("create", key, error) from error
-        return True
 
     def exists(self, key: str) -> bool:
         import obstore
 
         try:
-            obstore.head(self._store, key)
+            self._waiting("look up", key, lambda: obstore.head(self._store, key))
         except FileNotFoundError:
             return False
-        except obstore.exceptions.BaseError as error:
-            raise self._unreachable("look up", key, error) from error
         return True
 
     def keys(self, prefix: str) -> list[str]:
         import obstore
 
-        try:
+        def listed() -> list[str]:
             return sorted(meta["path"] for batch in obstore.list(self._store, prefix=prefix) for meta in batch)
-        except obstore.exceptions.BaseError as error:
-            raise self._unreachable("list", prefix, error) from error
+
+        return self._waiting("list", prefix, listed)
 
     def delete(self, key: str) -> None:
         import obstore
 
         try:
-            obstore.delete(self._store, key)
+            self._waiting("delete", key, lambda: obstore.delete(self._store, key))
         except FileNotFoundError:
             return
-        except obstore.exceptions.BaseError as error:
-            raise self._unreachable("delete", key, error) from error
+
+    def _waiting(self, verb: str, key: str, request: Callable[[], T]) -> T:
+        """Do a request, again and again for as long as the server is only away."""
+        import obstore
+
+        begun = time.monotonic()
+        told = False
+        while True:
+            try:
+                return request()
+            except obstore.exceptions.BaseError as error:
+                waited_s = time.monotonic() - begun
+                if waited_s >= _WAIT_S or not _AWAY.search(str(error)):
+                    raise self._unreachable(verb, key, error) from error
+                if not told:
+                    print(f"{self._url} does not answer ({_cause(error)}); trying on for {_WAIT_S:.0f} s", file=sys.stderr, flush=True)
+                    told = True
+            time.sleep(0.5)
 
     def describe(self, key: str) -> str:
         return f"{self._url}/{key}"
@@ -252,6 +284,10 @@ class _ObjectStore:
 def _first_line(error: Exception) -> str:
     """Obstore's errors go on with a dump of their insides."""
     return str(error).strip().splitlines()[0]
+
+
+def _cause(error: Exception) -> str:
+    return _first_line(error).rpartition(": ")[2]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -157,5 +157,13 @@ class ClusterSettings(Settings):
     num_workers: int | None = Field(default=None, ge=1, description="actors of the pool; left out: as many as the CPUs or GPUs allow")
     gpus_per_worker: float = Field(default=0.0, ge=0.0)
     memory_per_worker_gib: float | None = Field(default=None, gt=0.0)
-    max_worker_restarts: int = Field(default=5, ge=0, description="a shard that kills its actor this often is reported, not tried for ever")
+    max_worker_restarts: int = Field(
+        default=5, ge=0, description="a shard that kills its actor more often than this is reported, not tried for ever"
+    )
+    max_lost_nodes: int = Field(
+        default=20, ge=0, description="how many nodes (spot, say) may be lost under one shard in addition before it is reported"
+    )
+    start_timeout_s: int = Field(
+        default=900, ge=1, description="a job ends with an error when for this long no worker could be started (no such pod can be had)"
+    )
     kube: KubeSettings = KubeSettings()

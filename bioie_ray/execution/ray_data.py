@@ -3,14 +3,19 @@
 Ray Data schedules, restarts and autoscales; the bytes go from the actor straight to the store. Rows carry only unit names
 and outcomes, so the driver's memory does not grow with the data. ``ray.data.checkpoint`` (resume by an id column) was
 weighed and left: it resumes rows into new files, and here an interrupted run must end with the same files byte for byte.
+
+All actors are asked for at once and work begins on those that are there: on a cluster without nodes that is what makes the
+autoscaler start some. When the rows are done the actors go, and so do nodes without work, between the kinds of steps too.
 """
 
 from __future__ import annotations
 
 import logging
-import os
+import queue
+import threading
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -19,46 +24,25 @@ import ray.data
 import ray.exceptions
 
 from bioie_ray.config.cluster import ClusterSettings
+from bioie_ray.execution.ledger import open_ledger
+from bioie_ray.execution.ray_cluster import ClusterError, actor_resources, connect, nodes, pool_size, shortage
 from bioie_ray.execution.units import OnDone, UnitFailure, WorkerSpec, attempt
+from bioie_ray.execution.usage import Monitor, Retries, memory_peaks_mib
 
-# Actors that hold every CPU starve Ray's own tasks; the fraction is left to them.
-_CPU_LEFT_FREE = 0.1
-
-
-class ClusterError(ValueError):
-    """A Ray cluster that cannot be joined; the message says what to check."""
-
-
-def connect() -> None:
-    """Join the cluster of ``RAY_ADDRESS`` (set inside ``ray job submit`` and RayJobs), else start a local Ray of our own."""
-    if ray.is_initialized():
-        return
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        options["include_dashboard"] = False
-    try:
-        _init(address, options)
-    except Exception as error:  # a raylet that does not come up is a bare Exception in Ray
-        raise ClusterError(
-            f"cannot start or join Ray ({address}): {str(error).strip().splitlines()[0]}; check RAY_ADDRESS (unset, a local Ray "
-            "is started) and, for a cluster with token authentication, RAY_AUTH_MODE=token and its token"
-        ) from error
+# What a unit may cost is counted in the ledger; this only ends an actor that dies on every start, before it has a unit.
+_MAX_RESTARTS = 200
+_LOOK_EVERY_S = 2.0
+_TELL_AFTER_S = 30.0
 
 
-def _init(address: str, options: dict[str, Any]) -> None:
-    try:
-        ray.init(address=address, **options)
-    except Exception:
-        if address != "local":
-            raise
-        ray.shutdown()  # on a busy machine the raylet misses Ray's fixed 30 s once in a while
-        ray.init(address=address, **options)
+def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone, monitor: Monitor) -> None:
+    """Process the units on a pool of actors; a unit whose actor or node dies is tried again elsewhere, then reported.
 
-
-def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> None:
-    """Process the units on a pool of actors; a unit whose actor dies is tried again elsewhere, then reported."""
+    Raises:
+        ClusterError: Ray cannot be joined, or for ``cluster.start_timeout_s`` no worker could be started.
+    """
     connect()
+    monitor.meter.watch(nodes)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # The named parameters that are to replace it cannot cap restarts in this Ray.
     warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")
@@ -66,22 +50,24 @@ def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings,
     context.enable_progress_bars = False
     context.max_errored_blocks = -1  # a lost unit is reported by name below, it does not take the others along
     context.print_on_execution_start = False
+    context.wait_for_min_actors_s = -1  # begin with those that are there
+    num_actors = pool_size(spec, cluster, len(units))
+    ledger = open_ledger(cluster)
     rows = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
     outcomes = rows.map(
         _Actor,  # type: ignore[arg-type] # a class is what an actor pool takes
-        fn_constructor_kwargs={"spec": spec},
-        compute=ray.data.ActorPoolStrategy(size=_pool_size(spec, cluster, len(units)), max_tasks_in_flight_per_actor=1),
-        num_cpus=max(spec.threads - _CPU_LEFT_FREE, _CPU_LEFT_FREE),
-        num_gpus=cluster.gpus_per_worker or None,
-        memory=cluster.memory_per_worker_gib * 2**30 if cluster.memory_per_worker_gib else None,
-        # Ray Data would restart an actor and retry its task for ever: a shard that kills its actor would hang the job.
-        ray_remote_args_fn=partial(dict, max_restarts=cluster.max_worker_restarts, max_task_retries=cluster.max_worker_restarts),
+        fn_constructor_kwargs={"spec": spec, "ledger": ledger},
+        compute=ray.data.ActorPoolStrategy(size=num_actors, max_tasks_in_flight_per_actor=1),
+        ray_remote_args_fn=partial(dict, max_restarts=_MAX_RESTARTS, max_task_retries=_MAX_RESTARTS),
+        **actor_resources(spec, cluster),
     )
     unseen = dict.fromkeys(units)
-    reason = "its actor died again and again (out of memory, or killed); see the Ray logs, or lower batch_tokens"
+    reason = "its actor died before it could begin, again and again; see the Ray logs"
+    watch = _Watch(ledger, monitor.say, cluster.start_timeout_s, lambda: shortage(num_actors, spec, cluster))
     try:
-        for row in outcomes.iter_rows():
+        for row in _watched(outcomes, watch):
             unseen.pop(row["unit"], None)
+            monitor.meter.saw(row["node"], row["process_mib"], row["pod_mib"], Retries(row["worker_deaths"], row["lost_nodes"]))
             on_done(row["unit"], UnitFailure(row["unit"], row["reason"], row["details"]) if row["reason"] else None)
     except ray.exceptions.RayError as error:
         reason = f"Ray gave up: {str(error).strip().splitlines()[-1]}"
@@ -92,25 +78,85 @@ def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings,
 class _Actor:
     """What runs in the pool: the worker, and outcomes as rows."""
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, ledger: Any) -> None:
         self._worker = spec.make()
+        self._ledger = ledger
+        self._node = ray.get_runtime_context().get_node_id()
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        failure = attempt(self._worker, row["unit"])
+        unit = row["unit"]
+        refused = ray.get(self._ledger.begin.remote(unit, self._node))
+        failure = UnitFailure(unit, refused, "") if refused else attempt(self._worker, unit)
+        retries = ray.get(self._ledger.end.remote(unit))
+        process_mib, pod_mib = memory_peaks_mib()
         return {
-            "unit": row["unit"],
+            "unit": unit,
             "reason": failure.reason if failure else "",
             "details": failure.details if failure else "",
+            "node": self._node,
+            "process_mib": process_mib,
+            "pod_mib": pod_mib,
+            "worker_deaths": retries.worker_deaths,
+            "lost_nodes": retries.lost_nodes,
         }
 
 
-def _pool_size(spec: WorkerSpec, cluster: ClusterSettings, num_units: int) -> int:
-    """The number of actors asked for, else as many as the cluster's CPUs (or GPUs) hold, and never more than units."""
-    if cluster.num_workers is not None:
-        return min(cluster.num_workers, num_units)
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    if cluster.gpus_per_worker:
-        fitting = int(resources.get("GPU", 0) / cluster.gpus_per_worker)
-    else:
-        fitting = int(resources.get("CPU", 1) / spec.threads)
-    return max(1, min(fitting, num_units))
+class _Watch:
+    """Looks at the ledger while no outcome comes: is anybody at work at all?"""
+
+    def __init__(self, ledger: Any, say: Callable[[str], None], timeout_s: float, shortage: Callable[[], str]) -> None:
+        self._ledger = ledger
+        self._say = say
+        self._timeout_s = timeout_s
+        self._shortage = shortage
+        self._told = False
+        self._idle_since = time.monotonic()
+
+    def note_outcome(self) -> None:
+        """Somebody was at work."""
+        self._idle_since, self._told = time.monotonic(), False
+
+    def look(self) -> None:
+        """Tell people of a long wait, once, and end one that is too long."""
+        if ray.get(self._ledger.num_in_hand.remote()):
+            self.note_outcome()
+            return
+        idle_s = time.monotonic() - self._idle_since
+        if idle_s >= self._timeout_s:
+            shortage = self._shortage()
+            ray.shutdown()  # or the actors that were asked for might still come
+            raise ClusterError(
+                f"no worker could be started in {idle_s:.0f} s: {shortage}; check that a group of the cluster has such nodes and that its "
+                "pods can be scheduled (cluster.kube.workers, cluster.gpus_per_worker, cluster.memory_per_worker_gib), or raise "
+                "cluster.start_timeout_s; then run again, it goes on where it stopped"
+            )
+        if idle_s >= _TELL_AFTER_S and not self._told:
+            self._told = True
+            self._say(f"waiting for workers, for {self._timeout_s:.0f} s at most: {self._shortage()}")
+
+
+def _watched(outcomes: ray.data.Dataset, watch: _Watch) -> Iterator[dict[str, Any]]:
+    """The rows. They are read in another thread, so that signals and the watch have this one."""
+    found: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+
+    def read() -> None:
+        try:
+            for row in outcomes.iter_rows():
+                found.put(row)
+            found.put(None)
+        except BaseException as error:  # noqa: BLE001 - handed over, and raised below
+            found.put(error)
+
+    threading.Thread(target=read, daemon=True, name="outcomes").start()
+    while True:
+        try:
+            row = found.get(timeout=_LOOK_EVERY_S)
+        except queue.Empty:
+            watch.look()
+            continue
+        if row is None:
+            return
+        if isinstance(row, BaseException):
+            raise row
+        watch.note_outcome()
+        yield row

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from bioie_ray.config.cluster import ClusterSettings
+from bioie_ray.execution.usage import Monitor
 
 _SHOWN = 20
 
@@ -71,7 +72,7 @@ def attempt(worker: Worker, unit: str) -> UnitFailure | None:
     return None
 
 
-def run_units(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone) -> None:
+def run_units(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone, monitor: Monitor | None = None) -> None:
     """Process all units, in this process or by a pool of Ray actors; ``on_done`` gets each with its failure, if any."""
     if cluster.executor == "inline":
         worker = spec.make()
@@ -80,7 +81,7 @@ def run_units(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, 
     elif units:
         from bioie_ray.execution.ray_data import run_on_ray
 
-        run_on_ray(spec, units, cluster, on_done)
+        run_on_ray(spec, units, cluster, on_done, monitor or Monitor())
 
 
 def _one_line(error: BaseException) -> str:

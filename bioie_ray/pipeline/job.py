@@ -5,10 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
+from bioie_ray.artifacts.logs import job_name, kept_log
+from bioie_ray.artifacts.store import open_store
 from bioie_ray.config.recipe import JobName, Recipe, load_recipe
 from bioie_ray.pipeline.progress import Progress
 
@@ -43,21 +50,65 @@ def set_environment() -> None:
 def run_recipe(recipe: Recipe, job: JobName | None = None, *, dry_run: bool = False, verbose: bool = False) -> None:
     """Run a recipe's job with everything it needs, or only say what would be done.
 
+    A submitted job (one with a name, see ``artifacts.logs.job_name``) keeps its log in the recipe's store.
+
     Raises:
         ValueError: the family of errors that people can mend; the message says how.
+        SystemExit: told to end by SIGTERM (a pod that is deleted, ``ray job stop``).
     """
     set_environment()
+    if dry_run:
+        _say_what_is_done(recipe, job)
+        return
+    from bioie_ray.pipeline.plan import Planner
+    from bioie_ray.pipeline.run import run_plan
+    from bioie_ray.pipeline.step import address_of
+
+    address = address_of(recipe)
+    with kept_log(open_store(address), job_name(os.environ)) as attempt, _ending_on_sigterm():
+        steps = Planner().plan(recipe, job)
+        progress = Progress(verbose=verbose)
+        progress.line(_first_line(recipe, job, address.url, len(steps)))
+        run_plan(steps, progress, attempt=attempt)
+
+
+def _first_line(recipe: Recipe, job: JobName | None, store: str, num_outputs: int) -> str:
+    """What runs, where to, from which image, on which Ray. How many units that is each kind of step says when it begins."""
+    ray = "no Ray" if recipe.cluster.executor == "inline" else f"Ray at {os.environ.get('RAY_ADDRESS') or 'this machine'}"
+    where = f"{os.environ.get('BIOIE_IMAGE') or 'no image'}, {ray}"
+    return f"{job or recipe.job} of {recipe.name}@{recipe.version}: {num_outputs} outputs in {store}; {where}"
+
+
+def _say_what_is_done(recipe: Recipe, job: JobName | None) -> None:
     from bioie_ray.pipeline.plan import Planner
 
-    steps = Planner().plan(recipe, job)
-    if dry_run:
-        for step in steps:
-            state = "done" if step.output.is_finished() else f"{len(step.output.markers())} shards done"
-            print(f"{step.output.key}  {state}  {step.output.fingerprint[:12]}  ({step.what})")
-        return
-    from bioie_ray.pipeline.run import run_plan
+    for step in Planner().plan(recipe, job):
+        state = "done" if step.output.is_finished() else f"{len(step.output.markers())} shards done"
+        print(f"{step.output.key}  {state}  {step.output.fingerprint[:12]}  ({step.what})")
 
-    run_plan(steps, Progress(verbose=verbose))
+
+class _ToldToEndError(SystemExit):
+    """SIGTERM came."""
+
+
+def _tell_to_end(signum: int, _frame: FrameType | None) -> NoReturn:
+    raise _ToldToEndError(128 + signum)
+
+
+@contextmanager
+def _ending_on_sigterm() -> Iterator[None]:
+    """Meanwhile SIGTERM ends the run at once and with a word; what is committed stays."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _tell_to_end)
+    try:
+        yield
+    except _ToldToEndError:
+        print("stopped by SIGTERM; run again, it goes on where it stopped", file=sys.stderr, flush=True)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(job: JobName, description: str, arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from bioie_ray.artifacts.record import Provenance, Timings, make_record, now
 from bioie_ray.execution.units import UnitFailure, UnitsFailedError, WorkerSpec, run_units
+from bioie_ray.execution.usage import Meter, Monitor
 from bioie_ray.pipeline.group import GroupWorker, join, part
 from bioie_ray.pipeline.progress import Progress
 from bioie_ray.pipeline.step import Step
@@ -20,8 +21,8 @@ from bioie_ray.pipeline.step import Step
 KINDS = ("corpora", "vectors", "indexes", "rerankers", "selections")
 
 
-def run_plan(steps: Sequence[Step], progress: Progress) -> None:
-    """Run the steps, kind by kind.
+def run_plan(steps: Sequence[Step], progress: Progress, *, attempt: int = 1) -> None:
+    """Run the steps, kind by kind; ``attempt`` counts the starts of a submitted job, for the records.
 
     Raises:
         DriftError: an output of another fingerprint has the version.
@@ -31,8 +32,12 @@ def run_plan(steps: Sequence[Step], progress: Progress) -> None:
     ordered = sorted(steps, key=_rank)
     for step in ordered:
         step.output.check_drift()  # before any work, not after an hour of it
-    for _, same_kind in itertools.groupby(ordered, key=_rank):
-        _run_group(list(same_kind), progress)
+    meter = Meter(attempt)
+    try:
+        for _, same_kind in itertools.groupby(ordered, key=_rank):
+            _run_group(list(same_kind), progress, meter)
+    finally:
+        meter.stop()
 
 
 def _rank(step: Step) -> int:
@@ -50,7 +55,7 @@ class _Running:
     failures: list[UnitFailure] = field(default_factory=list)
 
 
-def _run_group(steps: Sequence[Step], progress: Progress) -> None:
+def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
     running: dict[str, _Running] = {}
     units: list[str] = []
     num_done = 0
@@ -65,7 +70,7 @@ def _run_group(steps: Sequence[Step], progress: Progress) -> None:
         state = running[step.output.key] = _Running(step, now(), len(kept), set(pending))
         units += [join(step.output.key, unit) for unit in pending]
         if not pending:
-            _finish(state, progress)
+            _finish(state, progress, meter)
     if not units:
         return
     first = next(iter(running.values())).step
@@ -83,9 +88,10 @@ def _run_group(steps: Sequence[Step], progress: Progress) -> None:
                 progress.debug(failure.details)
                 state.failures.append(UnitFailure(unit, failure.reason, failure.details))
             elif not state.waiting and not state.failures:
-                _finish(state, progress)
+                _finish(state, progress, meter)
 
-        run_units(_group_spec([state.step for state in running.values()]), units, first.recipe.cluster, on_done)
+        spec = _group_spec([state.step for state in running.values()])
+        run_units(spec, units, first.recipe.cluster, on_done, Monitor(meter, progress.line))
     _raise_failures(list(running.values()))
 
 
@@ -94,7 +100,7 @@ def _group_spec(steps: Sequence[Step]) -> WorkerSpec:
     return WorkerSpec(GroupWorker, {"specs": specs}, threads=max(spec.threads for spec in specs.values()))
 
 
-def _finish(state: _Running, progress: Progress) -> None:
+def _finish(state: _Running, progress: Progress, meter: Meter) -> None:
     step, output = state.step, state.step.output
     markers = output.markers()
     extra = step.finalise(markers)
@@ -106,7 +112,7 @@ def _finish(state: _Running, progress: Progress) -> None:
     timings = Timings(state.started, now(), shards_made=len(markers) - state.num_kept, shards_kept=state.num_kept)
     for warning in extra.get("warnings", []):
         progress.line(f"{step.what}: {warning}")
-    if output.finish(make_record(output, list(markers.values()), provenance, timings, extra)):
+    if output.finish(make_record(output, list(markers.values()), provenance, timings, extra, meter.snapshot())):
         progress.line(f"{step.what}: {output.location}")
     else:
         progress.line(f"{step.what}: another run of the same recipe finished it first, {output.location}")

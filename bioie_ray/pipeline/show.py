@@ -51,6 +51,7 @@ def _tables(record: Mapping[str, Any]) -> list[Table]:
         "seeds": ", ".join(f"{name} {seed}" for name, seed in record["seeds"].items()),
         "from": "\n".join(f"{i['output']} ({i['fingerprint'][:12]})" for i in record["inputs"]) or "its source",
         "finished": f"{timings['finished']} after {timings['wall_s']} s",
+        "used": _usage(record.get("usage", {})),
         "shards": f"{len(record['shards'])} ({timings['shards_made']} made by the last run)",
     }
     provenance = Table(show_header=False)
@@ -62,3 +63,19 @@ def _tables(record: Mapping[str, Any]) -> list[Table]:
 def _selection_counts(record: Mapping[str, Any]) -> dict[str, int]:
     """What a selection left out; how many queries there are is among the counts already."""
     return {name: n for name, n in record.get("queries", {}).items() if name.startswith("excluded")}
+
+
+def _usage(usage: Mapping[str, Any]) -> str:
+    """What the run had used, in one line: ``cpu: 340 pod-s, 1,360 CPU-s, up to 2,110 MiB; 1 attempt``."""
+    if not usage:
+        return "not recorded"
+    parts = []
+    for name, group in usage["groups"].items():
+        gpus = f", {group['gpu_seconds']:,.0f} GPU-s" if group["gpu_seconds"] else ""
+        peak = f", up to {group['peak_memory_mib']:,.0f} MiB" if group["peak_memory_mib"] else ""
+        parts.append(f"{name}: {group['pod_seconds']:,.0f} pod-s, {group['cpu_seconds_reserved']:,.0f} CPU-s{gpus}{peak}")
+    retries = usage["retries"]
+    if retries["worker_deaths"] or retries["lost_nodes"]:
+        parts.append(f"begun again after {retries['worker_deaths']} dead workers and {retries['lost_nodes']} lost nodes")
+    attempts = usage["attempts"]
+    return "; ".join([*parts, f"{attempts} attempt{'s' if attempts > 1 else ''}"])

@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
+import urllib.parse
+from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -173,6 +178,101 @@ def test_a_whole_run_gives_the_bytes_of_a_local_one(
         assert s3.server.environment["AWS_SECRET_ACCESS_KEY"] not in text
         assert f'"{s3.server.environment["AWS_ACCESS_KEY_ID"]}"' not in text
     assert json.loads(records[0])["recipe"]["store"] == s3.url
+
+
+class LossyProxy:
+    """Stands before the server; while ``lose`` is set, requests get through, and their answers do not."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._target = urllib.parse.urlsplit(endpoint)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.num_to_lose = 0
+        self.num_lost = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        assert self._target.hostname is not None
+        server = socket.create_connection((self._target.hostname, self._target.port or 80))
+
+        def forward() -> None:
+            with suppress(OSError):
+                while data := client.recv(2**16):
+                    server.sendall(data)
+
+        threading.Thread(target=forward, daemon=True).start()
+        with suppress(OSError):
+            while data := server.recv(2**16):
+                if self.num_to_lose:
+                    self.num_to_lose -= 1
+                    self.num_lost += 1
+                    break
+                client.sendall(data)
+        for end in (client, server):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def proxy(s3: S3Store) -> Iterator[LossyProxy]:
+    made = LossyProxy(s3.server.endpoint)
+    yield made
+    made.close()
+
+
+def test_a_create_whose_answer_was_lost_is_ours(s3: S3Store, proxy: LossyProxy, store: Store) -> None:
+    behind = open_store(StoreAddress(s3.url, proxy.endpoint))
+    assert behind.create("before", b"x")
+    proxy.num_to_lose = 1
+    assert behind.create("k", b"ours")
+    assert proxy.num_lost == 1
+    assert store.read("k") == b"ours"
+    proxy.num_to_lose = 1
+    assert not behind.create("k", b"of another writer")
+    assert proxy.num_lost == 2
+    assert store.read("k") == b"ours"
+
+
+def test_an_output_is_finished_by_the_run_whose_answer_was_lost(s3: S3Store, proxy: LossyProxy) -> None:
+    output = Output(StoreAddress(s3.url, proxy.endpoint), "corpora/x@1", {"kind": "corpora"})
+    output.claim()
+    proxy.num_to_lose = 1
+    assert output.finish({"timings": "mine"})
+    assert not output.finish({"timings": "another's"})
+
+
+@pytest.mark.slow
+def test_a_server_that_is_gone_for_half_a_minute_is_waited_for(
+    s3: S3Store, store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Longer than one call of the client waits, so that the rounds of it are tried too."""
+    if s3.server.script is None:
+        pytest.skip("the server of BIOIE_TEST_S3 is not ours to stop")
+    store.write("before", b"x")
+    s3.server.stop()
+    back = threading.Timer(30, s3.server.start)
+    back.start()
+    try:
+        begun = time.monotonic()
+        assert store.create("k", b"first")
+        assert time.monotonic() - begun > 25
+    finally:
+        back.join()
+    assert store.read("before") == b"x"
+    assert not store.create("k", b"second")
+    assert capfd.readouterr().err.count("does not answer") == 1
 
 
 def test_a_server_that_is_gone_for_seconds_costs_nothing_that_was_done(s3: S3Store, store: Store, repository: Path, tmp_path: Path) -> None:

@@ -1,0 +1,130 @@
+"""The Ray cluster a run works on: joining it, what it has, and how many actors to ask it for."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+import ray
+
+from bioie_ray.config.cluster import ClusterSettings
+from bioie_ray.execution.units import WorkerSpec
+from bioie_ray.execution.usage import LOCAL, Node
+
+# Actors that hold every CPU starve Ray's own tasks; the fraction is left to them.
+_CPU_LEFT_FREE = 0.1
+_GROUP_LABEL = "ray.io/node-group"
+_HEAD_RESOURCE = "node:__internal_head__"
+
+
+class ClusterError(ValueError):
+    """A Ray cluster that cannot be joined or has no place for the work; the message says what to check."""
+
+
+def address() -> str:
+    """Where Ray is: ``RAY_ADDRESS`` (set inside ``ray job submit`` and RayJobs), else ``local`` for one of our own."""
+    return os.environ.get("RAY_ADDRESS") or LOCAL
+
+
+def connect() -> None:
+    """Join the cluster of ``RAY_ADDRESS``, else start a local Ray of our own."""
+    if ray.is_initialized():
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address() == LOCAL:
+        options["include_dashboard"] = False
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        _init(options)
+    except Exception as error:  # a raylet that does not come up is a bare Exception in Ray
+        raise ClusterError(
+            f"cannot start or join Ray ({address()}): {str(error).strip().splitlines()[0]}; check RAY_ADDRESS (unset, a local Ray "
+            "is started) and, for a cluster with token authentication, RAY_AUTH_MODE=token and its token"
+        ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own, which ends without a word
+
+
+def _init(options: dict[str, Any]) -> None:
+    for tries_left in (2, 1, 0):
+        try:
+            ray.init(address=address(), **options)
+        except Exception:
+            if address() != LOCAL or not tries_left:
+                raise
+            ray.shutdown()  # on a busy machine the raylet misses Ray's fixed 30 s once in a while
+        else:
+            return
+
+
+def nodes() -> list[Node]:
+    """The nodes that are up. Their group is KubeRay's worker group, ``head``, or ``local`` for a Ray of our own."""
+    return [_node(found) for found in ray.nodes() if found["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _node(found: dict[str, Any]) -> Node:
+    resources = found["Resources"]
+    if address() == LOCAL:
+        group = LOCAL
+    elif _HEAD_RESOURCE in resources:
+        group = "head"
+    else:
+        group = found.get("Labels", {}).get(_GROUP_LABEL) or "workers"
+    return Node(found["NodeID"], group, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+
+
+def actor_resources(spec: WorkerSpec, cluster: ClusterSettings) -> dict[str, Any]:
+    """What one actor asks Ray for."""
+    return {
+        "num_cpus": max(spec.threads - _CPU_LEFT_FREE, _CPU_LEFT_FREE),
+        "num_gpus": cluster.gpus_per_worker or None,
+        "memory": cluster.memory_per_worker_gib * 2**30 if cluster.memory_per_worker_gib else None,
+    }
+
+
+def pool_size(spec: WorkerSpec, cluster: ClusterSettings, num_units: int) -> int:
+    """How many actors to ask for at once: those that find no place wait, and Ray's autoscaler makes room if it can.
+
+    ``cluster.num_workers`` if that is given, else as many as the nodes hold that are up. Where the head has no CPUs for work the
+    other nodes come and go, so there it is as many as the recipe's own groups of pods (``cluster.kube.workers``) hold, if that
+    is more. Never more than units.
+
+    Raises:
+        ClusterError: GPUs are asked for on a local Ray that has none; it would wait for ever.
+    """
+    if address() == LOCAL and cluster.gpus_per_worker > ray.cluster_resources().get("GPU", 0):  # type: ignore[no-untyped-call]
+        raise ClusterError(
+            f"cluster.gpus_per_worker is {cluster.gpus_per_worker:g}, but this machine has "
+            f"{ray.cluster_resources().get('GPU', 0):g} GPUs that Ray sees; set it to 0, or run on a cluster (RAY_ADDRESS)"  # type: ignore[no-untyped-call]
+        )
+    if cluster.num_workers is not None:
+        return min(cluster.num_workers, num_units)
+    up = nodes()
+    fitting = sum(_fitting(node.cpus, node.gpus, spec, cluster) for node in up)
+    if any(node.group == "head" and not node.cpus for node in up):
+        fitting = max(fitting, _fitting_the_recipe(spec, cluster))
+    return max(1, min(fitting, num_units))
+
+
+def _fitting(cpus: float, gpus: float, spec: WorkerSpec, cluster: ClusterSettings) -> int:
+    if cluster.gpus_per_worker:
+        return int(gpus / cluster.gpus_per_worker)
+    return int(cpus / spec.threads)
+
+
+def _fitting_the_recipe(spec: WorkerSpec, cluster: ClusterSettings) -> int:
+    """What the recipe's groups hold at most; groups with GPUs are for work that asks for them."""
+    groups = [group for group in cluster.kube.workers.values() if bool(group.gpus) == bool(cluster.gpus_per_worker)]
+    per_pod = ((_fitting(group.ray_cpus or max(1, int(group.cpus)), group.gpus, spec, cluster), group.max_replicas) for group in groups)
+    return sum(fitting * num_pods for fitting, num_pods in per_pod)
+
+
+def shortage(num_actors: int, spec: WorkerSpec, cluster: ClusterSettings) -> str:
+    """What was asked for and what there is, for people."""
+    gpus = f" and {cluster.gpus_per_worker:g} GPUs" if cluster.gpus_per_worker else ""
+    memory = f", with {cluster.memory_per_worker_gib:g} GiB each" if cluster.memory_per_worker_gib else ""
+    there = ", ".join(f"{node.group}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in nodes()) or "none"
+    return f"asked for {num_actors} workers of {spec.threads} CPUs{gpus}{memory}; nodes that are up: {there}"
