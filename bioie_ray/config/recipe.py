@@ -111,7 +111,15 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: no such file, not YAML, an unknown key, a value out of range; the message says which and what would do.
     """
-    data = _read(path)
+    return resolve(_read(path), overrides, where=str(path))
+
+
+def resolve(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> Recipe:
+    """``data`` with overrides on top, as ``load_recipe`` has them; ``where`` names the recipe in messages.
+
+    Raises:
+        RecipeError: as ``load_recipe``.
+    """
     for override in overrides:
         if override.startswith("@"):
             data = _merged(data, _read(Path(override[1:])))
@@ -124,7 +132,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         except yaml.YAMLError:
             value = text
         data = _with(data, key.strip(), value, merge=False)
-    recipe = _validate(Recipe, data, where=str(path))
+    recipe = _validate(Recipe, data, where=where)
     recipe.cells()
     return recipe
 

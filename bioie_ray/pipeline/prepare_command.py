@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from bioie_ray.artifacts.files import cache_folder
-from bioie_ray.config.recipe import Recipe, load_recipe
+from bioie_ray.config.recipe import Recipe, resolve
 from bioie_ray.corpora.catalog import corpus_info
 from bioie_ray.corpora.download import Download, Release, ReleaseFile, with_checksums
 from bioie_ray.corpora.download import download as fetch
@@ -77,7 +74,11 @@ def _split_place(out: str) -> tuple[str, str, str]:
 
 
 def _recipe(corpus: str, store: str, version: str, source: str, overrides: Sequence[str]) -> Recipe:
-    """The recipe that the same preparation would have as a file, so that both give one fingerprint."""
+    """The recipe that the same preparation would have as a file, so that both give one fingerprint.
+
+    Raises:
+        ValueError: an override that cannot be, or of what the command's arguments say already.
+    """
     data = {
         "name": f"prepare_{corpus}",
         "job": "prepare_corpora",
@@ -86,7 +87,8 @@ def _recipe(corpus: str, store: str, version: str, source: str, overrides: Seque
         "store": store,
         "source": source,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "prepare.yaml"
-        path.write_text(yaml.safe_dump({**data, "cluster": {"executor": "inline"}}))
-        return load_recipe(path, overrides)
+    recipe = resolve({**data, "cluster": {"executor": "inline"}}, overrides, where=f"bioie prepare {corpus}")
+    contrary = [key for key, value in {**data, "matrix": {}}.items() if getattr(recipe, key) != value]
+    if contrary:
+        raise ValueError(f"--set {contrary[0]}: the arguments of bioie prepare say that; set keys below prepare., or use bioie run")
+    return recipe

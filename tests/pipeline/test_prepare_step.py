@@ -66,3 +66,18 @@ def test_a_quarantined_text_may_hold_any_line_separator(tmp_path: Path, separato
     source = pubtator(tmp_path / "source", _BLOCK.format(1) + bad)
     run(source, tmp_path / "corpora/bc5cdr@1", overrides=("prepare.max_quarantined_share=0.5",))
     assert json.loads((tmp_path / "corpora/bc5cdr@1/record.json").read_text())["splits"]["train"]["quarantined"] == 1
+
+
+@pytest.mark.parametrize("override", ["store=elsewhere", "source=elsewhere", "task=biorelex", "corpus_version=2", "matrix.task=[biorelex]"])
+def test_an_override_does_not_silently_win_over_an_argument(tmp_path: Path, override: str) -> None:
+    source = pubtator(tmp_path / "source", _BLOCK.format(1))
+    with pytest.raises(
+        ValueError, match=rf"--set {override.split('=', maxsplit=1)[0].split('.', maxsplit=1)[0]}: the arguments of bioie prepare say that"
+    ):
+        run(source, tmp_path / "corpora/bc5cdr@1", overrides=(override,))
+
+
+def test_a_wrong_override_is_blamed_on_the_command_and_not_on_a_file(tmp_path: Path) -> None:
+    source = pubtator(tmp_path / "source", _BLOCK.format(1))
+    with pytest.raises(ValueError, match=r"^bioie prepare bc5cdr:\n  prepare\.shards: no such key; known here: documents_per_shard"):
+        run(source, tmp_path / "corpora/bc5cdr@1", overrides=("prepare.shards=3",))
