@@ -40,7 +40,12 @@ def cancel_job(cluster: Cluster, namespace: str, name: str, *, timeout_s: float 
         if now - started >= timeout_s:
             raise ClusterError(_left_over(namespace, name, [p["metadata"]["name"] for p in pods], timeout_s, job_is_there=left is not None))
         if now - last_output >= _HEARTBEAT_S:
-            say(f"{now - started:5.0f} s  {len(pods)} {'pod is' if len(pods) == 1 else 'pods are'} left")
+            left_over = (
+                f"{len(pods)} {'pod is' if len(pods) == 1 else 'pods are'} left"
+                if pods
+                else "no pod is left; the KubeRay operator has to let the RayJob go"
+            )
+            say(f"{now - started:5.0f} s  {left_over}")
             last_output = now
         time.sleep(_POLL_S)
 
@@ -53,7 +58,7 @@ def _left_over(namespace: str, name: str, pods: list[str], timeout_s: float, *, 
         )
     if job_is_there:
         return (
-            f"{name} is marked for deletion and has no pods, but stays: the KubeRay operator, which does not run, has to let it go. Start the operator, or: "
-            f'kubectl -n {namespace} patch rayjob {name} --type=merge -p \'{{"metadata":{{"finalizers":null}}}}\''
+            f"{name} has no pods any more, but stays until the KubeRay operator lets it go, and that has taken more than {timeout_s:.0f} s; does the operator "
+            f'run (bioie doctor)? Without one: kubectl -n {namespace} patch rayjob {name} --type=merge -p \'{{"metadata":{{"finalizers":null}}}}\''
         )
     raise AssertionError(name)

@@ -108,6 +108,9 @@ class _Follower:
         if snapshot.job is None:
             self._say(f"the RayJob {self._name} is gone: someone cancelled it, or it was deleted after it had finished")
             return 1
+        if snapshot.job["metadata"].get("deletionTimestamp"):
+            self._say(f"the RayJob {self._name} is being deleted; stopped following it")
+            return 1
         findings = explain(snapshot)
         if snapshot.result is not None:
             return self._finish(snapshot, findings)

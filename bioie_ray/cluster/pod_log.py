@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -77,17 +76,15 @@ class DriverLines:
         self._position = 0
 
     def is_new(self, text: str) -> bool:
-        """Whether the line goes on from what was given before."""
+        """Whether the line goes on from what earlier pods gave; a line of the new pod's own is merged in where it stands."""
         mark = hash(text)
-        if self._position < len(self._given):
-            with suppress(ValueError):  # not among them: a line of the new pod's own, or one past what was given
-                self._position = self._given.index(mark, self._position) + 1
-                return False
-            self._given.append(mark)
+        try:
+            self._position = self._given.index(mark, self._position) + 1
+        except ValueError:
+            self._given.insert(self._position, mark)
+            self._position += 1
             return True
-        self._given.append(mark)
-        self._position = len(self._given)
-        return True
+        return False
 
 
 def follow_container(

@@ -28,6 +28,8 @@ def pod_state(pod: Mapping[str, Any]) -> str:
     statuses = [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
     for container in statuses:
         state = container.get("state") or {}
+        if "running" in state and status.get("phase") == "Pending":
+            return str(container["name"])  # an init container at work: a worker waits for its head by one
         if "waiting" in state and state["waiting"].get("reason") not in {None, "PodInitializing"}:
             # the two alternate every few seconds
             return str(state["waiting"]["reason"]).replace("ErrImagePull", "ImagePullBackOff")

@@ -75,7 +75,7 @@ def image_note(image: str) -> str:
     except ImageMissingError as error:
         if "no right to it" in str(error):
             return f"the image {image} could not be checked from here ({error}); going on, since the nodes may have other credentials"
-        raise ImageError(f"{error}; or submit with --no-check-image, if the nodes use another registry of that name") from None
+        raise ImageError(f"{error}; or submit with --no-image-check, if the nodes use another registry of that name") from None
     return f"image {image} ({facts.digest[:19]}): bioie_ray {facts.bioie}, Ray {facts.ray}, Python {facts.python}, as here"
 
 
