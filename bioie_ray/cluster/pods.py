@@ -18,6 +18,7 @@ from bioie_ray.cluster.naming import (
     WORKDIR,
     WORKER_ACCOUNT,
 )
+from bioie_ray.cluster.quantities import resources, show_bytes, show_cpus, show_number
 from bioie_ray.cluster.resources import Pod
 from bioie_ray.config.cluster import KubeSettings, PodSettings
 
@@ -117,7 +118,7 @@ def submitter_template(common: Common) -> Json:
         "name": "ray-job-submitter",
         **common.pull,
         "env": [_env("HOME", "/home/bioie"), _env("RAY_USAGE_STATS_ENABLED", "0")],
-        "resources": _resources("100m", "1", "512Mi", "256Mi"),
+        "resources": resources("100m", "1", "512Mi", "256Mi"),
         "securityContext": SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, {"name": "home", "mountPath": "/home/bioie"}],  # noqa: S108 - the pod's own
     }
@@ -141,7 +142,7 @@ def autoscaler_options(kube: KubeSettings) -> Json:
         "idleTimeoutSeconds": kube.idle_timeout_s,
         "imagePullPolicy": kube.image_pull_policy,
         "env": [_env("HOME", "/home/bioie"), _env("RAY_USAGE_STATS_ENABLED", "0")],
-        "resources": _resources("100m", "1", "512Mi", "256Mi"),  # 225 MiB at its peak, with one worker
+        "resources": resources("100m", "1", "512Mi", "256Mi"),  # 225 MiB at its peak, with one worker
         "securityContext": SECURITY,
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod
@@ -184,7 +185,7 @@ def _ray_template(name: str, common: Common, settings: PodSettings, pod: Pod) ->
     }
     if kube.storage_secret is not None:
         container["envFrom"] = [{"secretRef": {"name": kube.storage_secret}}]
-    spill = f"{_number(settings.spill_gib)}Gi"
+    spill = f"{show_number(settings.spill_gib)}Gi"
     spec: Json = {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
@@ -193,7 +194,7 @@ def _ray_template(name: str, common: Common, settings: PodSettings, pod: Pod) ->
         **_scheduling(kube, settings),
         "containers": [container],
         "volumes": [
-            {"name": "shared-mem", "emptyDir": {"medium": "Memory", "sizeLimit": _bytes(pod.shm)}},
+            {"name": "shared-mem", "emptyDir": {"medium": "Memory", "sizeLimit": show_bytes(pod.shm)}},
             _scratch("tmp", spill),
             _scratch("ray-logs", spill),
             _scratch("home", "256Mi"),
@@ -246,7 +247,7 @@ def _trust_private_ca(spec: Json, common: Common) -> None:
             "name": "ca-bundle",
             **common.pull,
             "command": ["/bin/sh", "-c", f'cat "$(python -m certifi)" /run/private-ca/ca.crt > {CA_BUNDLE}'],
-            "resources": _resources("100m", "1", "128Mi", "16Mi"),
+            "resources": resources("100m", "1", "128Mi", "16Mi"),
             "securityContext": SECURITY,
             "volumeMounts": [mount, {"name": "private-ca", "mountPath": "/run/private-ca", "readOnly": True}],
         }
@@ -266,16 +267,11 @@ def _token_sources() -> list[Json]:
 
 def _ray_resources(settings: PodSettings, pod: Pod) -> Json:
     limit = settings.max_cpus if settings.max_cpus is not None else settings.cpus
-    found = _resources(_cpus(settings.cpus), _cpus(limit), _bytes(pod.memory), f"{_number(settings.spill_gib)}Gi")
+    found = resources(show_cpus(settings.cpus), show_cpus(limit), show_bytes(pod.memory), f"{show_number(settings.spill_gib)}Gi")
     if pod.gpus:
         for amounts in found.values():
             amounts["nvidia.com/gpu"] = str(pod.gpus)
     return found
-
-
-def _resources(cpus: str, cpu_limit: str, memory: str, ephemeral: str) -> dict[str, dict[str, str]]:
-    fixed = {"memory": memory, "ephemeral-storage": ephemeral}
-    return {"requests": {"cpu": cpus, **fixed}, "limits": {"cpu": cpu_limit, **fixed}}
 
 
 def _scratch(name: str, limit: str) -> Json:
@@ -284,18 +280,3 @@ def _scratch(name: str, limit: str) -> Json:
 
 def _env(name: str, value: str) -> Json:
     return {"name": name, "value": value}
-
-
-def _cpus(cpus: float) -> str:
-    return _number(cpus) if float(cpus).is_integer() else f"{round(cpus * 1000)}m"
-
-
-def _bytes(size: int) -> str:
-    for unit, power in (("Gi", 30), ("Mi", 20)):
-        if size % 2**power == 0:
-            return f"{size >> power}{unit}"
-    return f"{-(-size >> 20)}Mi"
-
-
-def _number(value: float) -> str:
-    return f"{value:g}"
