@@ -21,7 +21,7 @@ take_text_letters    it differs from the text at its offset, which ends as it   
                      does, in spaces, punctuation and how Greek letters are
                      written only ("IL-1beta" for "IL-1β", "BRCA 1" for "BRCA1")
 take_text_fragments  the fragments of a discontinuous mention have its words in   its text is the fragments joined
-                     another order or case                                        with one space
+                     another order or case, or differs in punctuation only        with one space
 shift_span           consecutive mentions that do not match all do so when moved  moved
                      by one same amount, the smallest of at most 20 characters
                      (NLM-Gene 19430421); one mention alone only to the sole
@@ -179,7 +179,9 @@ def _is_symbol_pair(a: str, b: str) -> bool:
 
 
 def _fragments_rule(claimed: str, there: str) -> str | None:
-    return "take_text_fragments" if sorted(claimed.casefold().split()) == sorted(there.casefold().split()) else None
+    same_words = sorted(claimed.casefold().split()) == sorted(there.casefold().split())
+    same_letters = any(map(str.isalnum, claimed)) and not _spelled(claimed).isdisjoint(_spelled(there))
+    return "take_text_fragments" if same_words or same_letters else None
 
 
 def _shift_runs(text: str, mentions: tuple[Mention, ...], repairs: list[Repair]) -> tuple[Mention, ...]:

@@ -120,6 +120,15 @@ def test_offsets_that_count_encoded_units_become_code_points(rule: str, encoding
     assert [note.rule for note in repairs] == [rule]
 
 
+def test_fragments_without_the_hyphen_that_joins_them_take_the_text() -> None:
+    text = "alpha- and beta-blockers"
+    wrong = Mention("m0", "alpha-blockers", "Chemical", (Span(0, 5), Span(16, 24)))
+    (mended,), (note,) = mend(text, [wrong])
+    assert (mended.text, note.rule) == ("alpha blockers", "take_text_fragments")
+    other = Mention("m0", "beta-blockers", "Chemical", (Span(0, 5), Span(16, 24)))
+    assert mend(text, [other]) == ((other,), ())
+
+
 def test_fragments_in_another_order_take_the_text() -> None:
     text = "Toxicity, renal"
     wrong = Mention("m0", "Renal toxicity", "Disease", (Span(0, 8), Span(10, 15)))
