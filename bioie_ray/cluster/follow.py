@@ -76,7 +76,7 @@ class _Follower:
         self._started = self._last_output = self._last_answer = time.monotonic()
         self._phase, self._waiting_for = "", ""
         self._said: dict[str, float] = {}
-        self._told_error = False
+        self._told_error = self._is_away = False
 
     def run(self, timeout_s: float) -> int:
         """Until the job is over, the time is, or a cause lasts too long."""
@@ -101,10 +101,11 @@ class _Follower:
         except UnreachableError as error:
             if now - self._last_answer >= _UNREACHABLE_LIMIT_S:
                 raise
-            if now - self._last_output >= _HEARTBEAT_S or self._last_answer >= self._last_output:
+            if not self._is_away or now - self._last_output >= _HEARTBEAT_S:
                 self._say(f"{error}; trying again")
+            self._is_away = True
             return None
-        self._last_answer = now
+        self._last_answer, self._is_away = now, False
         if snapshot.job is None:
             self._say(f"the RayJob {self._name} is gone: someone cancelled it, or it was deleted after it had finished")
             return 1

@@ -104,7 +104,7 @@ def test_a_server_that_is_not_there() -> None:
     with fake_api_server() as fake:
         cluster = fake.cluster()
     begun = time.monotonic()
-    with pytest.raises(UnreachableError, match="no answer from the API server .*check KUBECONFIG"):
+    with pytest.raises(UnreachableError, match=r"no answer from the API server .*check KUBECONFIG"):
         cluster.get("/version")
     assert time.monotonic() - begun < 10
 

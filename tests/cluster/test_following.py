@@ -35,7 +35,7 @@ def test_a_cause_that_went_away_is_news_when_it_comes_back() -> None:
 def test_what_may_come_right_is_waited_for_and_what_is_over_is_not() -> None:
     watch = Watch(patience_s=1)
     assert watch.look([SHORT], 0) == ([SHORT], None)
-    assert watch.look([SHORT], 15) == ([SHORT], None)
+    assert watch.look([SHORT], 15) == ([], None)
     assert watch.look([FINAL], 16) == ([FINAL], FINAL)
 
 

@@ -78,7 +78,7 @@ def test_without_follow_it_is_read_once(fake: FakeApiServer) -> None:
 def test_a_log_that_may_not_be_read_is_an_error_that_says_so(fake: FakeApiServer) -> None:
     message = 'pods "p" is forbidden: User "eve" cannot get resource "pods/log" in API group "" in the namespace "bioie"'
     fake.routes[f"{POD}/log"] = lambda _query: Reply({"kind": "Status", "reason": "Forbidden", "message": message, "code": 403}, 403)
-    with pytest.raises(ApiError, match="you may not read .* bioie-client"):
+    with pytest.raises(ApiError, match=r"you may not read .* bioie-client"):
         list(follow_container(fake.cluster(), NAMESPACE, "p", "x"))
 
 
