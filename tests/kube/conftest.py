@@ -33,7 +33,7 @@ from pod_store import PodS3, PodStore
 from s3_server import KEY, SECRET, S3Server
 
 # Requests are small because two cores have to hold a Ray cluster, the operator, and the tests.
-SMALL: dict[str, Any] = {"cpus": 0.2, "max_cpus": 2, "ray_cpus": 1, "memory_gib": 3, "spill_gib": 1, "object_store_share": 0.1}
+SMALL: dict[str, Any] = {"cpus": 0.1, "max_cpus": 2, "ray_cpus": 1, "memory_gib": 3, "spill_gib": 1, "object_store_share": 0.1}
 PODS: dict[str, Any] = {
     "head": {**SMALL, "ray_cpus": 0, "memory_gib": 2.5},
     "workers": {"cpu": {**SMALL, "min_replicas": 0, "max_replicas": 1}},
