@@ -264,7 +264,7 @@ class _ObjectStore:
                 return request()
             except obstore.exceptions.BaseError as error:
                 waited_s = time.monotonic() - begun
-                if waited_s >= _WAIT_S or not _AWAY.search(str(error)):
+                if waited_s >= _WAIT_S or not _AWAY.search(_cause(error)):
                     raise self._unreachable(verb, key, error) from error
                 if not told:
                     print(f"{self._url} does not answer ({_cause(error)}); trying on for {_WAIT_S:.0f} s", file=sys.stderr, flush=True)
@@ -287,7 +287,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _cause(error: Exception) -> str:
-    return _first_line(error).rpartition(": ")[2]
+    """What happened, without what was tried: that names time limits, which are no time-out."""
+    return _first_line(error).rpartition(" - ")[2]
 
 
 def _sync_folder(folder: Path) -> None:

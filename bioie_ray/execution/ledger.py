@@ -82,4 +82,6 @@ def living_nodes() -> set[str]:
 def open_ledger(cluster: ClusterSettings) -> Any:
     """A ledger beside the driver, where it lives as long as the driver does and keeps no worker node up."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(_Ledger).options(num_cpus=0, scheduling_strategy=here).remote(cluster.max_worker_restarts, cluster.max_lost_nodes)
+    # One that dies comes back with an empty book: counts begin anew, and the work goes on.
+    options = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(_Ledger).options(**options).remote(cluster.max_worker_restarts, cluster.max_lost_nodes)

@@ -32,6 +32,7 @@ from bioie_ray.execution.usage import Monitor, Retries, memory_peaks_mib
 # What a unit may cost is counted in the ledger; this only ends an actor that dies on every start, before it has a unit.
 _MAX_RESTARTS = 200
 _LOOK_EVERY_S = 2.0
+_LEDGER_TIMEOUT_S = 10.0
 _TELL_AFTER_S = 30.0
 
 
@@ -118,7 +119,11 @@ class _Watch:
 
     def look(self) -> None:
         """Tell people of a long wait, once, and end one that is too long."""
-        if ray.get(self._ledger.num_in_hand.remote()):
+        try:
+            num_in_hand = ray.get(self._ledger.num_in_hand.remote(), timeout=_LEDGER_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError:
+            num_in_hand = 0  # the head starts no process; the deadline holds all the same
+        if num_in_hand:
             self.note_outcome()
             return
         idle_s = time.monotonic() - self._idle_since
