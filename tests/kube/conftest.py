@@ -27,10 +27,9 @@ from typing import Any, NoReturn
 
 import pytest
 import yaml
-from kube_access import Cluster, kustomized, wait_until
-from kubernetes import client
+from kube_access import Cluster, own_namespace
 from pod_store import PodS3, PodStore
-from s3_server import KEY, SECRET, S3Server
+from s3_server import S3Server
 
 # Requests are small because two cores have to hold a Ray cluster, the operator, and the tests.
 SMALL: dict[str, Any] = {"cpus": 0.1, "max_cpus": 2, "ray_cpus": 1, "memory_gib": 3, "spill_gib": 1, "object_store_share": 0.1}
@@ -80,18 +79,10 @@ def kubeconfig() -> str:
 @pytest.fixture(scope="session")
 def pod_s3(kubeconfig: str) -> PodS3:
     """An S3 server that pods and this machine reach."""
-    pods = os.environ.get("BIOIE_TEST_KUBE_S3", "")
-    if not pods:
-        try:
-            service = Cluster.connect("testbed").core.read_namespaced_service("s3", "testbed")
-        except client.ApiException:
-            absent("no S3 for pods: set BIOIE_TEST_KUBE_S3, or run a service `s3` in the namespace `testbed`")
-        pods = f"http://{service.spec.cluster_ip}:{service.spec.ports[0].port}"
-    host = os.environ.get("BIOIE_TEST_KUBE_S3_HOST") or pods
-    key, secret = (os.environ.get(f"BIOIE_TEST_KUBE_S3_{name}", "") for name in ("KEY", "SECRET"))
-    if not key or not secret:
-        absent("BIOIE_TEST_KUBE_S3_KEY and BIOIE_TEST_KUBE_S3_SECRET are not set: the S3 of the cluster wants credentials")
-    return PodS3(pods, host, {KEY: key, SECRET: secret, "AWS_REGION": "us-east-1"})
+    try:
+        return PodS3.from_environment()
+    except LookupError as error:
+        absent(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -110,50 +101,19 @@ def pod_store(pod_s3: PodS3, bucket: str) -> PodStore:
 
 
 @pytest.fixture(scope="session")
-def cluster(kubeconfig: str, repository: Path, pod_s3: PodS3, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(kubeconfig: str, repository: Path, pod_s3: PodS3) -> Iterator[Cluster]:
     """The cluster, with a namespace of our own in it: restricted pods, the accounts, and the storage's credentials."""
-    namespace = f"bioie-test-{secrets.token_hex(3)}"
-    found = Cluster.connect(namespace)
-    found.kubectl("apply", "-f", "-", text=kustomized(repository, "local", namespace, tmp_path_factory.mktemp("overlay")))
-    literals = [f"--from-literal={name}={value}" for name, value in pod_s3.environment.items()]
-    found.kubectl("delete", "secret", "bioie-storage", "--ignore-not-found")
-    found.kubectl("create", "secret", "generic", "bioie-storage", *literals)
-    yield found
-    found.kubectl("delete", "rayjobs,rayclusters,raycronjobs", "--all", "--wait=true", "--timeout=120s", check=False)
-    found.kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=180s", check=False)
+    with own_namespace(repository, pod_s3.environment, prefix="bioie-test") as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
-def image(cluster: Cluster, repository: Path) -> str:
+def image(cluster: Cluster) -> str:
     """The image of all pods, pulled by at least one node."""
     name = os.environ.get("BIOIE_TEST_IMAGE", "")
     if not name:
         absent("BIOIE_TEST_IMAGE is not set: scripts/build_image.sh and scripts/push_image.sh make one")
-    restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    container = {
-        "name": "pull",
-        "image": name,
-        "command": ["python", "-c", "import bioie_ray; print(bioie_ray.__version__)"],
-        "securityContext": restricted,
-        "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
-    }
-    spec = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container],
-    }
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pull"}, "spec": spec}
-    cluster.kubectl("apply", "-f", "-", text=yaml.safe_dump(pod))
-    ended = wait_until(
-        f"{name} to be pulled and to run as the namespace demands",
-        lambda: next(
-            (p.status.phase for p in cluster.pods() if p.metadata.name == "pull" and p.status.phase in {"Succeeded", "Failed"}), None
-        ),
-        timeout_s=570,
-    )
-    assert ended == "Succeeded", cluster.kubectl("logs", "pull", check=False)
-    cluster.kubectl("delete", "pod", "pull", "--wait=false")
+    cluster.pull(name)
     return name
 
 

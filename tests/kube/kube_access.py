@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +44,24 @@ def kustomized(repository: Path, overlay: str, namespace: str, folder: Path) -> 
     return done.stdout
 
 
+@contextmanager
+def own_namespace(repository: Path, environment: Mapping[str, str], *, prefix: str) -> Iterator[Cluster]:
+    """A namespace as k8s/overlays/local makes it (restricted pods, the accounts), with the storage's credentials; it goes away at the end."""
+    namespace = f"{prefix}-{secrets.token_hex(3)}"
+    found = Cluster.connect(namespace)
+    with tempfile.TemporaryDirectory() as folder:
+        manifests = kustomized(repository, "local", namespace, Path(folder))
+    try:
+        found.kubectl("apply", "-f", "-", text=manifests)
+        literals = [f"--from-literal={name}={value}" for name, value in environment.items()]
+        found.kubectl("delete", "secret", "bioie-storage", "--ignore-not-found")
+        found.kubectl("create", "secret", "generic", "bioie-storage", *literals)
+        yield found
+    finally:
+        found.kubectl("delete", "rayjobs,rayclusters,raycronjobs", "--all", "--wait=true", "--timeout=120s", check=False)
+        found.kubectl("delete", "namespace", namespace, "--wait=true", "--timeout=180s", check=False)
+
+
 @dataclass
 class Cluster:
     """A namespace of a cluster, through the API server (and kubectl, where a person would use that)."""
@@ -72,6 +92,33 @@ class Cluster:
     def pods(self, selector: str = "") -> list[Any]:
         """The namespace's pods, those on their way out too."""
         return list(self.core.list_namespaced_pod(self.namespace, label_selector=selector).items)
+
+    def pull(self, image: str, timeout_s: float = 570) -> None:
+        """Get the image onto a node and see it run as the namespace demands, so that no later time is that of a download."""
+        restricted = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        container = {
+            "name": "pull",
+            "image": image,
+            "command": ["python", "-c", "import bioie_ray; print(bioie_ray.__version__)"],
+            "securityContext": restricted,
+            "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
+        }
+        spec = {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [container],
+        }
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pull"}, "spec": spec}
+        self.kubectl("apply", "-f", "-", text=yaml.safe_dump(pod))
+
+        def phase() -> str | None:
+            found = self.core.read_namespaced_pod("pull", self.namespace).status.phase
+            return found if found in {"Succeeded", "Failed"} else None
+
+        ended = wait_until(f"{image} to be pulled and to run as the namespace demands", phase, timeout_s)
+        assert ended == "Succeeded", self.kubectl("logs", "pull", check=False)
+        self.kubectl("delete", "pod", "pull", "--wait=false")
 
     def is_this_machine(self) -> bool:
         """Whether the nodes run on the machine of the tests: then floating point gives the same bits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from kube_access import Cluster
+from kubernetes.client.exceptions import ApiException
 from obstore.store import from_url
+from s3_server import KEY, SECRET
 
 from bioie_ray.artifacts.store import StoreAddress, open_store
 
@@ -26,6 +30,26 @@ class PodS3:
     pods: str
     host: str
     environment: dict[str, str]
+
+    @classmethod
+    def from_environment(cls) -> PodS3:
+        """The one of BIOIE_TEST_KUBE_S3 and its like (conftest.py says which), else the service `s3` of the namespace `testbed`.
+
+        Raises:
+            LookupError: none is there, or no credentials for it.
+        """
+        pods = os.environ.get("BIOIE_TEST_KUBE_S3", "")
+        if not pods:
+            try:
+                service = Cluster.connect("testbed").core.read_namespaced_service("s3", "testbed")
+            except ApiException:
+                raise LookupError("no S3 for pods: set BIOIE_TEST_KUBE_S3, or run a service `s3` in the namespace `testbed`") from None
+            pods = f"http://{service.spec.cluster_ip}:{service.spec.ports[0].port}"
+        host = os.environ.get("BIOIE_TEST_KUBE_S3_HOST") or pods
+        key, secret = (os.environ.get(f"BIOIE_TEST_KUBE_S3_{name}", "") for name in ("KEY", "SECRET"))
+        if not key or not secret:
+            raise LookupError("BIOIE_TEST_KUBE_S3_KEY and BIOIE_TEST_KUBE_S3_SECRET are not set: the S3 of the cluster wants credentials")
+        return cls(pods, host, {KEY: key, SECRET: secret, "AWS_REGION": "us-east-1"})
 
     @contextmanager
     def credentials(self) -> Iterator[None]:
