@@ -144,8 +144,8 @@ def tried(namespace: str, manifest: Json) -> subprocess.CompletedProcess[str]:
 def test_applying_again_changes_nothing(applied: tuple[str, Path]) -> None:
     namespace, folder = applied
     before = get(namespace, "networkpolicy", "default-deny")["metadata"]["resourceVersion"]
-    difference = kubectl("diff", "--server-side", "--force-conflicts", "-k", str(folder), check=False)
-    assert (difference.returncode, difference.stdout) == (0, "")
+    # More than one try, because controllers add finalizers and status to fresh objects between the two looks that `diff` takes.
+    wait_until(lambda: kubectl("diff", "--server-side", "--force-conflicts", "-k", str(folder), check=False).returncode == 0)
     kubectl("apply", "--server-side", "--force-conflicts", "-k", str(folder))
     assert get(namespace, "networkpolicy", "default-deny")["metadata"]["resourceVersion"] == before
 
