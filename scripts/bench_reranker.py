@@ -3,7 +3,7 @@
 
     python scripts/bench_reranker.py --source DIR_OF_CORPORA --task bc5cdr_disease --seeds 3 [--set KEY=VALUE ...] [--store DIR]
 
-Each seed draws its own held-out queries, its own pairs and its own classifier head. Compared on the same queries: the reranked
+Each seed draws its own held-out queries, its own pairs and their order. Compared on the same queries: the reranked
 candidates, the same candidates in the order of the cosine, BM25 over the same pool, and a random draw. With --store, a run that
 was killed goes on where it was, and what is done is not done again.
 """

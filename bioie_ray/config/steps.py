@@ -120,14 +120,21 @@ class TrainRerankerSettings(Settings):
     base_model: str = "offline:all-minilm-l6-v2"
     max_length: int = Field(default=512, ge=16, description="tokens of a pair")
     candidates_per_query: int = Field(default=30, ge=2, description="nearest training documents that pairs are drawn from")
-    pairs_per_query: int = Field(default=8, ge=2, description="half the best-covering candidates, half hard negatives")
+    pairs_per_query: int = Field(default=16, ge=2, description="half the best-covering candidates, half hard negatives")
+    nearness_weight: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="of a candidate's place by cosine in its label; the rest is its share of the gold answers"
+    )
     max_queries: int | None = Field(default=None, ge=2, description="use only this many training queries (seeded draw)")
     held_out_share: float = Field(default=0.1, gt=0.0, lt=1.0, description="queries kept for nDCG@10, never trained on")
     epochs: int = Field(default=1, ge=1)
-    batch_size: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=5e-5, gt=0.0)
+    batch_size: int = Field(default=16, ge=1, description="pairs a step; the pairs of a query stay together, however many")
+    learning_rate: float = Field(default=1e-4, gt=0.0)
     warmup_share: float = Field(default=0.1, ge=0.0, lt=1.0)
     weight_decay: float = Field(default=0.01, ge=0.0)
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of matrix products; bfloat16 pays where the processor has it, weights and optimizer stay float32",
+    )
     checkpoint_every_steps: int = Field(default=50, ge=1)
     threads: int = Field(default=2, ge=1)
 

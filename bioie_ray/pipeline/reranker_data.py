@@ -87,6 +87,7 @@ def training_data(corpora: Sequence[TrainingCorpus], settings: TrainRerankerSett
             {id_: near.pool.gold(id_) for id_ in used},
             own_texts,
             pairs_per_query=settings.pairs_per_query,
+            nearness_weight=settings.nearness_weight,
             seed=seed,
             held_out=frozenset(split.held_out),
         )

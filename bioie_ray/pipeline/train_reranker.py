@@ -24,7 +24,7 @@ from bioie_ray.pipeline.reranker_data import TrainingCorpus, held_out_rankings, 
 from bioie_ray.pipeline.step import Step, address_of
 from bioie_ray.retrieval.models import model_fingerprint
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _UNIT = "training"
 _CHECKPOINTS = "_checkpoints"
 _NOTE_EVERY_S = 10.0
@@ -149,7 +149,7 @@ class TrainRerankerWorker:
         with tempfile.TemporaryDirectory(prefix="bioie-reranker-") as scratch:
             mirror = _Checkpoints(self._output, Path(scratch))
 
-            noted = time.monotonic()
+            noted, num_pairs = time.monotonic(), len(data.pairs) * self._settings.epochs
 
             def report(progress: Progress) -> None:
                 nonlocal noted
@@ -157,7 +157,7 @@ class TrainRerankerWorker:
                     mirror.push()
                 if time.monotonic() - noted >= _NOTE_EVERY_S:
                     noted = time.monotonic()
-                    left = (progress.num_steps - progress.step) * self._settings.batch_size / progress.pairs_per_s
+                    left = (1 - progress.step / progress.num_steps) * num_pairs / progress.pairs_per_s
                     self._output.note(
                         f"step {progress.step}/{progress.num_steps}, loss {progress.loss:.4f}, {progress.pairs_per_s:.1f} pairs/s, {left:.0f} s left"
                     )

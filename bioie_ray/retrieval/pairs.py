@@ -1,8 +1,9 @@
 """Training pairs for a reranker: (query document, candidate document) with a graded label.
 
-The label of a pair is the share of the query's gold answers that the candidate also has: 1.0 says that the candidate
-alone shows everything asked for, 0.0 that it shows nothing. It is graded because examples are ranked, not accepted:
-a candidate with two of three answers belongs above one with a single answer. Answers are whatever sets the caller gives
+The label of a pair begins with the share of the query's gold answers that the candidate also has, over that of the query's best
+candidate: 1.0 says that no candidate shows more of what is asked for, 0.0 that it shows nothing. It is graded because examples
+are ranked, not accepted: a candidate with two of three answers belongs above one with a single answer. Most candidates show
+nothing, so the label also keeps some of the order that the cosine gave them. Answers are whatever sets the caller gives
 (concept ids, or lower-cased surface forms where a corpus has no concepts).
 """
 
@@ -76,13 +77,14 @@ def make_pairs(
     texts: Mapping[str, str],
     *,
     pairs_per_query: int,
+    nearness_weight: float,
     seed: int,
     held_out: Collection[str] = frozenset(),
 ) -> tuple[list[Pair], PairCounts]:
     """Label the best-covering candidates of each query, and hard negatives: near by cosine, yet covering little.
 
-    Half of ``pairs_per_query`` are the candidates with the largest labels (never 0). The others are a seeded draw from the
-    candidates whose label is at most half of the best one's. A draw, not the nearest ones: if negatives were always nearer than
+    Half of ``pairs_per_query`` are the candidates with the largest shares (never 0). The others are a seeded draw from the
+    candidates whose share is at most half of the best one's. A draw, not the nearest ones: if negatives were always nearer than
     positives, the model would learn that near means useless. A query none of whose candidates covers anything is left out.
 
     Args:
@@ -91,11 +93,12 @@ def make_pairs(
         gold: answers of every query and candidate.
         texts: text of every query and candidate.
         pairs_per_query: at most this many pairs of a query.
+        nearness_weight: of a candidate's place among the allowed ones, from 1 for the nearest to almost 0, in its label.
         seed: of the draw of hard negatives.
         held_out: documents kept to measure the model; never a candidate, because (a, b) gives (b, a) away.
 
     Returns:
-        Pairs in the order of ``queries``, candidates by falling label; and the counts of what was left out.
+        Pairs in the order of ``queries``, candidates by falling share; and the counts of what was left out.
     """
     pairs: list[Pair] = []
     without_gold = without_positive = same_id = same_text = kept_back = 0
@@ -115,12 +118,15 @@ def make_pairs(
                 allowed.append(candidate)
         chosen = _choose(query, [(c, gold_share(gold[query], gold[c])) for c in allowed], pairs_per_query, seed)
         without_positive += not chosen
-        pairs.extend(chosen)
+        nearness = {candidate: 1 - place / len(allowed) for place, candidate in enumerate(allowed)}
+        for candidate, share in chosen:
+            label = (1 - nearness_weight) * share / chosen[0][1] + nearness_weight * nearness[candidate]
+            pairs.append(Pair(query, candidate, label))
     used = len(queries) - without_gold - without_positive
     return pairs, PairCounts(used, without_gold, without_positive, same_id, same_text, kept_back)
 
 
-def _choose(query: str, labelled: Sequence[tuple[str, float]], num: int, seed: int) -> list[Pair]:
+def _choose(query: str, labelled: Sequence[tuple[str, float]], num: int, seed: int) -> list[tuple[str, float]]:
     ordered = sorted(labelled, key=lambda item: -item[1])  # stable: the nearer of two equals first
     best = ordered[0][1] if ordered else 0.0
     if best == 0.0:
@@ -129,7 +135,7 @@ def _choose(query: str, labelled: Sequence[tuple[str, float]], num: int, seed: i
     taken = {candidate for candidate, _ in positives}
     low = [item for item in labelled if item[1] <= best / 2 and item[0] not in taken]
     drawn = _draw(low, num - len(positives), query, seed)
-    return [Pair(query, candidate, label) for candidate, label in [*positives, *sorted(drawn, key=lambda item: -item[1])]]
+    return [*positives, *sorted(drawn, key=lambda item: -item[1])]
 
 
 def _draw(items: Sequence[T], num: int, query: str, seed: int) -> list[T]:

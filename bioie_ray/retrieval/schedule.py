@@ -7,22 +7,22 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-BATCHES_PER_BUCKET = 16  # pairs sorted by length together: enough to pad little, few enough to keep the order random
 
+def epoch_batches(lists: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
+    """The batches of one epoch, as rows of ``lists`` ``[n]``, which list each pair belongs to: whole lists in random order.
 
-def epoch_batches(lengths: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[npt.NDArray[np.int64]]:
-    """The batches of one epoch, as rows of ``lengths`` ``[n]``: buckets drawn at random, sorted by length inside, shuffled.
-
-    Each row occurs in exactly one batch; the same (seed, epoch) gives the same batches.
+    A batch takes lists up to ``batch_size`` pairs, and at least one. Each row occurs in exactly one batch; the same (seed, epoch)
+    gives the same batches.
     """
     rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
     batches: list[npt.NDArray[np.int64]] = []
-    for start in range(0, len(order), batch_size * BATCHES_PER_BUCKET):
-        bucket = order[start : start + batch_size * BATCHES_PER_BUCKET]
-        bucket = bucket[np.argsort(lengths[bucket], kind="stable")]
-        batches += [bucket[i : i + batch_size] for i in range(0, len(bucket), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
+    for number in rng.permutation(np.unique(lists)):
+        rows = np.flatnonzero(lists == number)
+        if batches and len(batches[-1]) + len(rows) <= batch_size:
+            batches[-1] = np.concatenate((batches[-1], rows))
+        else:
+            batches.append(rows)
+    return batches
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup_share: float) -> float:

@@ -1,10 +1,10 @@
-"""Train a cross-encoder from an embedder's weights on graded pairs; killed at any step, it goes on to the same bytes.
+"""Train a cross-encoder from an embedder's weights on lists of graded pairs; killed at any step, it goes on to the same bytes.
 
 Why a loop of our own and not ``CrossEncoderTrainer``: its checkpoints are folders written in place, so a kill while one is
 written leaves a torn folder that looks complete; it skips to the old position by drawing all earlier batches again; and it
 brings ``datasets`` and ``accelerate`` along. Here the order of batches is a pure function of (seed, epoch), so the step number
-is the whole position, and a checkpoint is one file that appears by rename. Model, tokenisation and loss are
-sentence-transformers' own.
+is the whole position, and a checkpoint is one file that appears by rename. Model and tokenisation are
+sentence-transformers' own. No dropout (a few thousand pairs, seen once, are too little to be learnt by heart), so nothing is drawn.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sentence_transformers import CrossEncoder
-from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from sentence_transformers.util import batch_to_device
 from transformers.utils import logging as transformers_logging
 
 from bioie_ray.config.steps import TrainRerankerSettings
 from bioie_ray.retrieval.checkpoints import load_checkpoint, save_checkpoint
+from bioie_ray.retrieval.comparing import comparing_encoder, list_loss, list_numbers
 from bioie_ray.retrieval.models import resolve_model
 from bioie_ray.retrieval.schedule import epoch_batches, learning_rate
 
@@ -82,37 +83,38 @@ def train(
     checkpoint_dir: Path,
     progress: Callable[[Progress], None] | None = None,
 ) -> TrainResult:
-    """Train on ``pairs`` (query id, candidate id) with ``labels`` in 0..1, and save a CrossEncoder folder at ``out_dir``.
+    """Train on lists of ``pairs`` (query id, candidate id) with ``labels`` in 0..1; save a CrossEncoder folder at ``out_dir``.
 
-    The saved bytes depend on settings, texts, pairs, labels, seed and thread count, and not on how often the process was
-    killed. ``out_dir`` appears complete or not at all. Checkpoints of another training are ignored; the caller removes
-    ``checkpoint_dir`` once ``out_dir`` is safe.
+    A list is a run of pairs of one query; a pair alone teaches nothing. The saved bytes depend on settings, texts, pairs, labels,
+    seed and thread count, and not on how often the process was killed. ``out_dir`` appears complete or not at all. Checkpoints
+    of another training are ignored; the caller removes ``checkpoint_dir`` once ``out_dir`` is safe.
 
     Raises:
         TrainingError: no pairs, labels out of range, an id without text, or a loss that is not finite.
     """
     _check(texts, pairs, labels)
     with _fixed_threads(settings.threads):
-        torch.manual_seed(seed)  # before the model: its classifier head is drawn
         model = _load_model(settings)
-        lengths, num_truncated = pair_lengths(model, texts, pairs, settings.max_length)
-        plan = [b for epoch in range(settings.epochs) for b in epoch_batches(lengths, settings.batch_size, seed, epoch)]
+        lists = list_numbers([query for query, _ in pairs])
+        plan = [b for epoch in range(settings.epochs) for b in epoch_batches(lists, settings.batch_size, seed, epoch)]
+        with torch.no_grad():  # the loss asks for no level, and far from 0 the sigmoid could not tell scores apart
+            head: Any = model[-1]
+            head.linear.bias -= _logits(model, settings, texts, pairs, plan[0]).mean()
         key = _key(model, settings, texts, pairs, labels, seed)
-        state = _fit(model, settings, texts, pairs, labels, plan, checkpoint_dir, key, progress)
+        state = _fit(model, settings, texts, pairs, labels, lists, plan, checkpoint_dir, key, progress)
         _save(model, out_dir)
-    return TrainResult(tuple(_trace(state.losses)), len(plan), len(pairs), num_truncated, state.seconds)
+    return TrainResult(
+        tuple(_trace(state.losses)), len(plan), len(pairs), num_truncated(model, texts, pairs, settings.max_length), state.seconds
+    )
 
 
-def pair_lengths(
-    model: CrossEncoder, texts: Mapping[str, str], pairs: Sequence[tuple[str, str]], max_length: int
-) -> tuple[npt.NDArray[np.int64], int]:
-    """Tokens of each pair ``[n]`` after truncation, and how many pairs were cut; each text is tokenised once."""
+def num_truncated(model: CrossEncoder, texts: Mapping[str, str], pairs: Sequence[tuple[str, str]], max_length: int) -> int:
+    """How many pairs are longer than ``max_length`` tokens; each text is tokenised once."""
     used = sorted({id_ for pair in pairs for id_ in pair})
     encoded = model.tokenizer([texts[id_] for id_ in used], add_special_tokens=False, truncation=False, padding=False, verbose=False)
     num_tokens = {id_: len(tokens) for id_, tokens in zip(used, encoded["input_ids"], strict=True)}
     special = model.tokenizer.num_special_tokens_to_add(pair=True)
-    full = np.array([num_tokens[a] + num_tokens[b] + special for a, b in pairs], dtype=np.int64)
-    return np.minimum(full, max_length), int((full > max_length).sum())
+    return sum(num_tokens[a] + num_tokens[b] + special > max_length for a, b in pairs)
 
 
 def _fit(
@@ -121,23 +123,22 @@ def _fit(
     texts: Mapping[str, str],
     pairs: Sequence[tuple[str, str]],
     labels: Sequence[float],
+    lists: npt.NDArray[np.int64],
     plan: Sequence[npt.NDArray[np.int64]],
     checkpoint_dir: Path,
     key: str,
     progress: Callable[[Progress], None] | None,
 ) -> _State:
-    loss_of = BinaryCrossEntropyLoss(model)
     optimizer = torch.optim.AdamW(_parameter_groups(model, settings.weight_decay), lr=settings.learning_rate)
     state = _restore(model, optimizer, checkpoint_dir, key)
-    model.train()
     began, before, num_done = time.monotonic(), state.seconds, 0
     while state.step < len(plan):
         rows = plan[state.step]
         rate = learning_rate(state.step, len(plan), settings.learning_rate, settings.warmup_share)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        columns = [[texts[pairs[row][side]] for row in rows] for side in (0, 1)]
-        loss = loss_of(columns, torch.tensor([labels[row] for row in rows], dtype=torch.float32, device=model.device))
+        wanted = torch.tensor([labels[row] for row in rows], dtype=torch.float32, device=model.device)
+        loss = list_loss(_logits(model, settings, texts, pairs, rows), wanted, torch.as_tensor(lists[rows], device=model.device))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainingError(
@@ -145,7 +146,7 @@ def _fit(
                 f"set train_reranker.learning_rate below {settings.learning_rate:g}"
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), MAX_GRAD_NORM)
         optimizer.step()
         state.step += 1
@@ -159,6 +160,19 @@ def _fit(
     return state
 
 
+def _logits(
+    model: CrossEncoder,
+    settings: TrainRerankerSettings,
+    texts: Mapping[str, str],
+    pairs: Sequence[tuple[str, str]],
+    rows: npt.NDArray[np.int64],
+) -> torch.Tensor:
+    inputs = model.preprocess([(texts[pairs[row][0]], texts[pairs[row][1]]) for row in rows])
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=settings.dtype == "bfloat16"):
+        scores: torch.Tensor = model(batch_to_device(inputs, model.device))["scores"]
+    return scores.reshape(-1).float()
+
+
 def _snapshot(model: CrossEncoder, optimizer: torch.optim.Optimizer, state: _State, key: str) -> dict[str, Any]:
     return {
         "key": key,
@@ -167,8 +181,6 @@ def _snapshot(model: CrossEncoder, optimizer: torch.optim.Optimizer, state: _Sta
         "losses": list(state.losses),
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
 
 
@@ -178,9 +190,6 @@ def _restore(model: CrossEncoder, optimizer: torch.optim.Optimizer, checkpoint_d
         return _State()
     model.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
-    torch.set_rng_state(saved["rng"])
-    if saved["cuda_rng"]:
-        torch.cuda.set_rng_state_all(saved["cuda_rng"])
     return _State(saved["step"], saved["seconds"], saved["losses"])
 
 
@@ -203,8 +212,7 @@ def _load_model(settings: TrainRerankerSettings) -> CrossEncoder:
     path = resolve_model(settings.base_model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _quiet_transformers():
-        model: CrossEncoder = CrossEncoder(str(path), num_labels=1, max_length=settings.max_length, device=device)
-    return model
+        return comparing_encoder(path, settings.max_length, device).eval()
 
 
 def _parameter_groups(model: CrossEncoder, weight_decay: float) -> list[dict[str, Any]]:

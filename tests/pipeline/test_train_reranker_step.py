@@ -21,7 +21,7 @@ def settings(embedder: str, **train: Any) -> dict[str, Any]:
     """A recipe over the embedded corpus that trains in a second or two."""
     small = {
         "max_length": 64,
-        "epochs": 2,
+        "epochs": 4,
         "candidates_per_query": 30,
         "batch_size": 2,
         "learning_rate": 1e-3,
@@ -56,7 +56,7 @@ def test_the_record_says_what_was_trained_and_how_it_ranks(trained: Path) -> Non
     assert made["kind"] == "rerankers"
     assert made["tasks"] == ["biorelex"]
     training = made["training"]
-    assert training["steps"] == 2 * -(-training["pairs"] // 2)
+    assert training["steps"] == 4 * training["queries_with_pairs"]  # a batch of two pairs has no room for a second query
     assert training["pairs"] == made["counts"]["pairs"] > 10
     assert training["queries"] > training["held_out_queries"] > 0
     assert training["pairs_truncated"] == made["counts"]["pairs_truncated"]
@@ -76,7 +76,8 @@ def test_the_record_says_what_was_trained_and_how_it_ranks(trained: Path) -> Non
 def test_the_shard_is_the_loss_trace(trained: Path) -> None:
     trace = rows(trained / OUTPUT)
     assert [row["step"] for row in trace][-1] == record(trained / OUTPUT)["training"]["steps"]
-    assert trace[-1]["loss"] < trace[0]["loss"]
+    losses, epoch = [row["loss"] for row in trace], len(trace) // 4
+    assert sum(losses[-epoch:]) < sum(losses[:epoch])  # over the same lists
 
 
 def test_checkpoints_go_when_they_have_served(trained: Path) -> None:

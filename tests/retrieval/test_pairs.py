@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +23,9 @@ def test_label_is_the_share_of_the_query_and_not_of_the_candidate() -> None:
 
 def test_best_covering_come_first_then_negatives_that_cover_little() -> None:
     gold, texts = corpus({"q": {"a", "b"}, "n1": {"x"}, "half": {"a"}, "n2": {"y"}, "whole": {"a", "b"}, "other": {"b", "z"}})
-    pairs, counts = make_pairs(["q"], {"q": ["n1", "half", "n2", "whole", "other"]}, gold, texts, pairs_per_query=4, seed=0)
+    pairs, counts = make_pairs(
+        ["q"], {"q": ["n1", "half", "n2", "whole", "other"]}, gold, texts, pairs_per_query=4, nearness_weight=0.0, seed=0
+    )
     assert pairs[:2] == [Pair("q", "whole", 1.0), Pair("q", "half", 0.5)]
     assert len(pairs) == 4
     assert {p.candidate_id for p in pairs[2:]} < {"n1", "n2", "other"}
@@ -33,7 +37,7 @@ def test_query_itself_its_text_and_held_out_documents_are_no_candidates() -> Non
     gold, texts = corpus({"q": {"a"}, "twin": {"a"}, "kept": {"a"}, "good": {"a"}, "bad": {"b"}})
     texts["twin"] = f" {texts['q']}\n"
     pairs, counts = make_pairs(
-        ["q"], {"q": ["q", "twin", "kept", "good", "bad"]}, gold, texts, pairs_per_query=8, seed=0, held_out={"kept"}
+        ["q"], {"q": ["q", "twin", "kept", "good", "bad"]}, gold, texts, pairs_per_query=8, nearness_weight=0.0, seed=0, held_out={"kept"}
     )
     assert pairs == [Pair("q", "good", 1.0), Pair("q", "bad", 0.0)]
     assert (counts.excluded_self, counts.excluded_duplicate_text, counts.excluded_held_out) == (1, 1, 1)
@@ -42,7 +46,7 @@ def test_query_itself_its_text_and_held_out_documents_are_no_candidates() -> Non
 def test_queries_that_teach_nothing_are_counted() -> None:
     gold, texts = corpus({"empty": set(), "alone": {"a"}, "x": {"b"}, "y": {"b"}})
     candidates = {"empty": ["x"], "alone": ["x", "y"], "x": ["y", "alone"]}
-    pairs, counts = make_pairs(["alone", "empty", "x"], candidates, gold, texts, pairs_per_query=2, seed=0)
+    pairs, counts = make_pairs(["alone", "empty", "x"], candidates, gold, texts, pairs_per_query=2, nearness_weight=0.0, seed=0)
     assert {p.query_id for p in pairs} == {"x"}
     assert (counts.queries_used, counts.queries_without_gold, counts.queries_without_positive) == (1, 1, 1)
 
@@ -50,22 +54,39 @@ def test_queries_that_teach_nothing_are_counted() -> None:
 @given(
     st.dictionaries(st.sampled_from(IDS), st.sets(st.sampled_from("abcd"), max_size=3), min_size=3),
     st.integers(2, 8),
+    st.floats(0.0, 1.0),
     st.integers(0, 3),
     st.randoms(use_true_random=False),
 )
-def test_pairs_of_a_query_do_not_depend_on_the_other_queries(gold: dict[str, set[str]], num: int, seed: int, random: object) -> None:
+def test_pairs_of_a_query_do_not_depend_on_the_other_queries(
+    gold: dict[str, set[str]], num: int, weight: float, seed: int, random: object
+) -> None:
     gold, texts = corpus(gold)
     ids = sorted(gold)
     candidates = {q: random.sample(ids, len(ids)) for q in ids}  # type: ignore[attr-defined]
-    together, _ = make_pairs(ids, candidates, gold, texts, pairs_per_query=num, seed=seed)
-    alone = [pair for q in ids for pair in make_pairs([q], candidates, gold, texts, pairs_per_query=num, seed=seed)[0]]
+    options: dict[str, Any] = {"pairs_per_query": num, "nearness_weight": weight, "seed": seed}
+    together, _ = make_pairs(ids, candidates, gold, texts, **options)
+    alone = [pair for q in ids for pair in make_pairs([q], candidates, gold, texts, **options)[0]]
     assert together == alone
     for query in ids:
         mine = [p for p in together if p.query_id == query]
         assert len(mine) <= num
         assert len({p.candidate_id for p in mine}) == len(mine)
-        assert not mine or max(p.label for p in mine) == max(gold_share(gold[query], gold[c]) for c in ids if c != query)
-        assert all(p.label == gold_share(gold[query], gold[p.candidate_id]) for p in mine)
+        best = max(gold_share(gold[query], gold[c]) for c in ids if c != query)
+        assert not mine or gold_share(gold[query], gold[mine[0].candidate_id]) == best
+        order = [c for c in candidates[query] if c != query]
+        for p in mine:
+            share, near = gold_share(gold[query], gold[p.candidate_id]) / best, 1 - order.index(p.candidate_id) / len(order)
+            assert p.label == pytest.approx((1 - weight) * share + weight * near)
+            assert 0.0 <= p.label <= 1.0
+
+
+def test_label_is_relative_to_the_best_candidate_and_keeps_some_of_the_order_of_the_cosine() -> None:
+    gold, texts = corpus({"q": {"a", "b", "c", "d"}, "near": {"x"}, "best": {"a", "b"}, "less": {"a"}, "far": {"y"}})
+    candidates = {"q": ["near", "best", "less", "far"]}
+    for weight, labels in ((0.0, [1.0, 0.5, 0.0, 0.0]), (0.5, [0.875, 0.5, 0.5, 0.125]), (1.0, [0.75, 0.5, 1.0, 0.25])):
+        pairs, _ = make_pairs(["q"], candidates, gold, texts, pairs_per_query=4, nearness_weight=weight, seed=0)
+        assert [(p.candidate_id, p.label) for p in pairs] == list(zip(["best", "less", "near", "far"], labels, strict=True))
 
 
 def test_another_seed_draws_other_negatives() -> None:
@@ -73,7 +94,7 @@ def test_another_seed_draws_other_negatives() -> None:
     candidates = {"q": [id_ for id_ in gold if id_ != "q"]}
 
     def negatives(seed: int) -> set[str]:
-        return {p.candidate_id for p in make_pairs(["q"], candidates, gold, texts, pairs_per_query=6, seed=seed)[0]}
+        return {p.candidate_id for p in make_pairs(["q"], candidates, gold, texts, pairs_per_query=6, nearness_weight=0.5, seed=seed)[0]}
 
     assert negatives(0) == negatives(0)
     assert negatives(0) != negatives(1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import CrossEncoder
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -17,7 +18,7 @@ from bioie_ray.retrieval.train_reranker import Progress, TrainingError, train
 
 WORDS = ["aspirin", "ulcer", "fever", "rash", "kidney", "liver", "heart", "pain", "after", "with", "the", "of"]
 TEXTS = {f"d{i}": " ".join(WORDS[(i * j + i) % 10] for j in range(1, 3 + i % 7)) for i in range(24)}
-PAIRS = [(f"d{i}", f"d{(i * 5 + 3) % 24}") for i in range(24)]
+PAIRS = [(f"d{i // 4}", f"d{(i * 5 + 6) % 24}") for i in range(24)]  # six queries with four candidates each
 LABELS = [(i % 4) / 3 for i in range(24)]
 
 
@@ -56,7 +57,9 @@ def files(folder: Path) -> dict[str, bytes]:
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_training_stopped_twice_ends_in_the_same_bytes(settings: TrainRerankerSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_training_stopped_twice_ends_in_the_same_bytes(settings: TrainRerankerSettings, tmp_path: Path, dtype: str) -> None:
+    settings = settings.model_copy(update={"dtype": dtype})
     whole = train(settings, TEXTS, PAIRS, LABELS, tmp_path / "whole", 1, tmp_path / "ck-whole")
     assert whole.num_steps == 18
     seen: list[int] = []
@@ -85,6 +88,15 @@ def test_another_seed_gives_another_model_and_the_same_seed_the_same(settings: T
     assert a != c
 
 
+def test_bfloat16_products_change_the_weights_and_leave_them_float32(settings: TrainRerankerSettings, tmp_path: Path) -> None:
+    for dtype in ("float32", "bfloat16"):
+        train(settings.model_copy(update={"dtype": dtype}), TEXTS, PAIRS, LABELS, tmp_path / dtype, 1, tmp_path / f"ck-{dtype}")
+    for file in ("model.safetensors", "2_Dense/model.safetensors"):
+        full, low = (load_file(tmp_path / dtype / file) for dtype in ("float32", "bfloat16"))
+        assert {tensor.dtype for tensor in low.values() if tensor.is_floating_point()} == {torch.float32}
+        assert 1e-6 < max(float((full[name] - low[name]).abs().max()) for name in full) < 0.1
+
+
 def test_checkpoints_of_another_training_are_not_continued(settings: TrainRerankerSettings, tmp_path: Path) -> None:
     train(settings, TEXTS, PAIRS, LABELS, tmp_path / "first", 1, tmp_path / "ck")
     steps: list[int] = []
@@ -109,12 +121,12 @@ def test_the_saved_folder_is_a_cross_encoder_that_has_learnt_its_labels(settings
         0,
         tmp_path / "ck",
     )
-    assert result.losses[-1][0] == result.num_steps == 128
+    assert result.losses[-1][0] == result.num_steps == 64
     assert result.losses[-1][1] < result.losses[0][1]
     model = CrossEncoder(str(tmp_path / "model"))
     assert model.max_seq_length == 32
     scores = model.predict([(about["x0"], about["x5"]), (about["x0"], about["y5"])])
-    assert 0.0 < scores[1] < 0.3 < 0.7 < scores[0] < 1.0
+    assert 0.0 < scores[1] < scores[0] - 0.2 < 1.0
 
 
 def test_truncated_pairs_are_counted(settings: TrainRerankerSettings, tmp_path: Path) -> None:
