@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from kube_access import wait_until
@@ -58,3 +59,23 @@ def test_cancel_leaves_no_pod(cluster: Cluster, bioie: Bioie, recipes: Recipes, 
         gone = bioie("cancel", name, "--namespace", cluster.namespace)
         assert gone.returncode == 1
         assert f"no RayJob {name}" in gone.stderr
+
+
+def test_a_missing_secret_and_too_many_gpus_are_said_with_the_next_step(
+    cluster: Cluster, bioie: Bioie, recipes: Recipes, pod_store: PodStore, pods: dict[str, Any]
+) -> None:
+    greedy = {"gpu": {**pods["workers"]["cpu"], "memory_gib": 5, "gpus": 4, "min_replicas": 1, "max_replicas": 1}}
+    recipe = recipes("short", pod_store, {"storage_secret": "absent", "workers": greedy}, job="embed", cluster={"gpus_per_worker": 1})
+    begun = time.monotonic()
+    done = bioie("submit", str(recipe), "--to", "kube", "--follow", "--patience", "15")
+    took_s = time.monotonic() - begun
+    (name,) = [job["metadata"]["name"] for job in cluster.rayjobs()]
+    with cluster.job(name):
+        assert done.returncode == 1, done.stdout + done.stderr
+        sentences = [line for line in done.stderr.splitlines() if line.startswith("! ")]
+        (about_secret,) = [line for line in sentences if "absent" in line]
+        assert f"kubectl -n {cluster.namespace} create secret generic absent" in about_secret
+        (about_gpus,) = [line for line in sentences if "nvidia.com/gpu" in line]
+        assert "needs 4 nvidia.com/gpu" in about_gpus
+        assert all(". Next: " in line for line in (about_secret, about_gpus))
+        assert took_s < 120, "a hang would be as bad as silence"

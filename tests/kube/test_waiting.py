@@ -1,4 +1,4 @@
-"""Jobs that have to wait, and what people are told: a quota that is used up, an operator that does not run, a queue. Only in the suite."""
+"""Jobs that have to wait, and what people are told: an operator that does not run, a queue. Only in the suite."""
 
 from __future__ import annotations
 
@@ -25,29 +25,6 @@ def only_job(cluster: Cluster) -> str:
     (job,) = cluster.rayjobs()
     name: str = job["metadata"]["name"]
     return name
-
-
-@pytest.fixture
-def no_room(cluster: Cluster) -> Iterator[str]:
-    """A second quota, which no head fits into."""
-    name = "used-up"
-    cluster.kubectl("create", "quota", name, "--hard=limits.memory=1Gi")
-    wait_until("the quota to count", lambda: cluster.core.read_namespaced_resource_quota(name, cluster.namespace).status.hard, 30)
-    yield name
-    cluster.kubectl("delete", "quota", name)
-
-
-def test_a_quota_that_is_used_up_is_said_with_its_numbers(
-    cluster: Cluster, bioie: Bioie, recipes: Recipes, pod_store: PodStore, no_room: str
-) -> None:
-    recipe = recipes("over-quota", pod_store, **QUICK)
-    done = bioie("submit", str(recipe), "--to", "kube", "--follow", "--patience", "10", timeout_s=200)
-    said = done.stdout + done.stderr
-    with cluster.job(only_job(cluster)):
-        assert done.returncode == 1, said
-        assert f"the namespace's quota {no_room} is exceeded" in said
-        assert "limits.memory" in said
-        assert "Next: " in said
 
 
 @pytest.fixture
