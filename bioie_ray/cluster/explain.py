@@ -17,6 +17,7 @@ Json = Mapping[str, Any]
 
 # The operator writes a first status within a second; ten leave room for a busy one.
 _OPERATOR_GRACE_S = 10.0
+_MAX_CHARS = 400
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 
 
@@ -53,12 +54,7 @@ def _failure(snapshot: Snapshot) -> Iterator[Finding]:
     if snapshot.result == "SUCCEEDED":
         return
     if status.get("jobDeploymentStatus") == "ValidationFailed":
-        yield Finding(
-            "validation",
-            f"the KubeRay operator refuses the job: {message}",
-            "render it again with this version, or mend the manifest",
-            final=True,
-        )
+        yield _invalid(message)
     elif reason == "DeadlineExceeded":
         limit = (snapshot.job or {}).get("spec", {}).get("activeDeadlineSeconds")
         yield Finding(
@@ -78,6 +74,11 @@ def _failure(snapshot: Snapshot) -> Iterator[Finding]:
             f"{logs}; submit it with --again",
             final=True,
         )
+
+
+def _invalid(message: str) -> Finding:
+    sentence = f"the KubeRay operator refuses the job: {' '.join(message.split())}"
+    return Finding("validation", sentence, "render it again with this version, or mend the manifest", final=True)
 
 
 def _operator(snapshot: Snapshot) -> Iterator[Finding]:
@@ -180,6 +181,9 @@ def _refused_creations(snapshot: Snapshot) -> Iterator[Finding]:
     if not have_submitter:
         ours.add(("Job", snapshot.name))
     for event in _latest_warnings(snapshot, ours):
+        if str(event.get("reason")).startswith("InvalidRayJob"):  # the status says so a moment later
+            yield _invalid(str(event.get("message")).removeprefix(f"{snapshot.namespace}/{snapshot.name}: "))
+            continue
         what = {"RayJob": "the Ray cluster", "RayCluster": "the head pod", "Job": "the submitter pod"}[event["involvedObject"]["kind"]]
         yield explain_refusal(str(event.get("message")), what)
 
@@ -200,12 +204,14 @@ def explain_refusal(message: str, what: str) -> Finding:
                 lasting=True,
             )
     reason = re.sub(r"^.*?(pods? \"|Error creating: |is forbidden: )", "", text) if "forbidden" in text else text
-    return Finding(
-        f"refused/{what}",
-        f"{what} is not created: {reason[:300]}",
-        "mend that; the controllers try again by themselves",
-        lasting="forbidden" in text,
+    own = what == "the RayJob"
+    step = (
+        "compare with the KubeRay of the cluster (bioie doctor): manifests are made for 1.6"
+        if own
+        else "mend that; the controllers try again by themselves"
     )
+    short = reason if len(reason) <= _MAX_CHARS else f"{reason[:_MAX_CHARS]}..."
+    return Finding(f"refused/{what}", f"{what} is not created: {short}", step, lasting=own or "forbidden" in text)
 
 
 _REFUSALS = (
@@ -213,7 +219,7 @@ _REFUSALS = (
     (r"violates PodSecurity \"([^\"]+)\": (.*)", "the namespace's Pod Security level {0} forbids it: {1}",
      "use manifests of `bioie render` (they pass `restricted`), and see what a webhook may add to pods"),
     (r"serviceaccount \"?([\w.-]+)\"? not found", "its service account {0} is missing", "put the base into the namespace: kubectl apply -k k8s/base (or an overlay)"),
-    (r"[Ss]ervice [Aa]ccount \S*?([\w.-]+)(?: specified[^.]*)? (?:is )?not found", "its service account {0} is missing", "put the base into the namespace: kubectl apply -k k8s/base"),
+    (r"[Ss]ervice ?[Aa]ccount (?:\S+/)?([\w.-]+) (?:is )?not found", "its service account {0} is missing", "put the base into the namespace: kubectl apply -k k8s/base"),
     (r"no PriorityClass with name (\S+) was found", "there is no PriorityClass {0}", "kubectl get priorityclasses; set cluster.kube.priority_class to one of them, or leave it out"),
     (r"admission webhook \"([^\"]+)\" denied the request: (.*)", "the admission webhook {0} refuses it: {1}", "do what it asks for, or talk to whoever runs the cluster"),
     (r"because it is being terminated", "the namespace is being deleted", "wait until it is gone, make it again and submit again"),

@@ -53,16 +53,20 @@ class PortForward:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             try:
-                remote = self._open()
+                forward = self._open()
             except (ClusterError, OSError) as error:
                 self.last_error = str(error)
                 return
+            remote = forward.socket(self._port)
+            remote.settimeout(None)
             back = threading.Thread(target=_pump, args=(remote, connection), daemon=True)
             back.start()
             _pump(connection, remote)
             back.join(timeout=5.0)
             with suppress(OSError):
                 remote.close()
+            if forward.error(self._port):  # nothing listens on that port of the pod, for example
+                self.last_error = f"port {self._port} of the pod: {' '.join(str(forward.error(self._port)).split())[:300]}"
 
     def _open(self) -> Any:
         from kubernetes import client
@@ -72,14 +76,11 @@ class PortForward:
         # A client of its own: `portforward` swaps a method of the client for the time of the call, which threads cannot share.
         core = client.CoreV1Api(client.ApiClient(self._cluster.configuration))
         try:
-            forward = portforward(core.connect_get_namespaced_pod_portforward, pod, self._namespace, ports=str(self._port))
+            return portforward(core.connect_get_namespaced_pod_portforward, pod, self._namespace, ports=str(self._port))
         except client.ApiException as error:
             raise ClusterError(
-                f"no port-forward to {self._namespace}/{pod}: {str(error.reason).splitlines()[0]}; you need the right `create pods/portforward`"
+                f"no port-forward to {self._namespace}/{pod}: {str(error.reason).splitlines()[0]}; you need the rights `get` and `create` on pods/portforward"
             ) from None
-        remote = forward.socket(self._port)
-        remote.settimeout(None)
-        return remote
 
 
 def _pump(source: Any, target: Any) -> None:

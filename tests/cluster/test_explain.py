@@ -81,6 +81,27 @@ def test_admission_that_refuses(message: str, cause: str, step: str) -> None:
     assert finding.lasting
 
 
+def test_what_the_operator_says_in_events_before_the_status() -> None:
+    message = (
+        "Failed to reconcile RayCluster bioie/x. If users specify ServiceAccountName for the head Pod, they need to create a ServiceAccount "
+        "themselves. However, ServiceAccount bioie-head is not found. Please create one."
+    )
+    absent = event("RayCluster", RAY_CLUSTER, "AutoscalerServiceAccountNotFound", message)
+    assert "its service account bioie-head is missing" in only(snapshot(clusters=[raycluster()], events=[absent])).sentence
+    invalid = event(
+        "RayJob",
+        JOB,
+        "InvalidRayJobSpec",
+        f"{NAMESPACE}/{JOB}: The RayJob spec is invalid: BackoffLimit is incompatible with InteractiveMode",
+    )
+    finding = only(snapshot(rayjob(jobDeploymentStatus=""), events=[invalid]))
+    assert (
+        finding.sentence
+        == "the KubeRay operator refuses the job: The RayJob spec is invalid: BackoffLimit is incompatible with InteractiveMode"
+    )
+    assert finding.final
+
+
 def test_what_a_webhook_says_of_the_rayjob_itself() -> None:
     finding = explain_refusal(
         'admission webhook "vrayjob.kb.io" denied the request: spec.rayClusterSpec.enableInTreeAutoscaling: Invalid value: true: not supported',
