@@ -156,7 +156,7 @@ def _warnings(rejected: Sequence[Rejected]) -> list[str]:
         return []
     shown = [describe(reject) for reject in rejected[:_REASONS_SHOWN]]
     more = [f"{len(rejected) - len(shown)} more in _quarantine/"] if len(rejected) > len(shown) else []
-    return [f"{len(rejected)} documents quarantined: {'; '.join([*shown, *more])}"]
+    return [f"{len(rejected)} document{'s' if len(rejected) > 1 else ''} quarantined: {'; '.join([*shown, *more])}"]
 
 
 def quarantined(output: Output, markers: Mapping[str, Marker]) -> list[Rejected]:

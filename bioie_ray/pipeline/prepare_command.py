@@ -13,6 +13,7 @@ from bioie_ray.corpora.catalog import corpus_info
 from bioie_ray.corpora.download import Download, Release, ReleaseFile, with_checksums
 from bioie_ray.corpora.download import download as fetch
 from bioie_ray.corpora.tasks import TASKS
+from bioie_ray.execution.units import UnitsFailedError
 from bioie_ray.pipeline.prepare import PrepareStep
 from bioie_ray.pipeline.progress import Progress
 from bioie_ray.pipeline.run import run_plan
@@ -46,7 +47,10 @@ def prepare_corpus(
     place = str(fetched.folder) if fetched else str(source)
     recipe = _recipe(corpus, store, version, place, overrides)
     step = PrepareStep(address_of(recipe), key, info.name, place, recipe.prepare, recipe, fetched.files if fetched else ())
-    run_plan([step], Progress())
+    try:
+        run_plan([step], Progress())
+    except UnitsFailedError as error:  # its one unit is the whole corpus: nothing of it may be called done
+        raise ValueError(f"{corpus} is not prepared: {error.failures[0].reason}") from None
 
 
 def _fetch(corpus: str, release: Release, urls: Sequence[str], sha256: Sequence[str]) -> Download:

@@ -81,3 +81,10 @@ def test_a_wrong_override_is_blamed_on_the_command_and_not_on_a_file(tmp_path: P
     source = pubtator(tmp_path / "source", _BLOCK.format(1))
     with pytest.raises(ValueError, match=r"^bioie prepare bc5cdr:\n  prepare\.shards: no such key; known here: documents_per_shard"):
         run(source, tmp_path / "corpora/bc5cdr@1", overrides=("prepare.shards=3",))
+
+
+def test_a_source_that_breaks_off_is_not_called_done_in_part(tmp_path: Path) -> None:
+    source = pubtator(tmp_path / "source", "".join(map(_BLOCK.format, range(1, 200))) + "200|t|Zolvarin")
+    with pytest.raises(ValueError, match=r"^bc5cdr is not prepared: .*:797: document 200: .* it is cut off\. Fetch it again$"):
+        run(source, tmp_path / "corpora/bc5cdr@1")
+    assert not list((tmp_path / "corpora/bc5cdr@1").glob("*.parquet"))

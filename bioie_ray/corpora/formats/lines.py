@@ -6,6 +6,7 @@ such as U+2028 and U+0085 that occur inside abstracts.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # A line is a title or an abstract; the longest of the releases has 5 kB.
 MAX_LINE_BYTES: Final = 64 * 1024 * 1024
 _BOM: Final = b"\xef\xbb\xbf"
+_ASKS: Final = re.compile(r"; is (it|the file) cut off\?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def line_at(stream: BinaryIO, number: int, offset: int) -> Line:
 
 def cut_off(path: Path, line: int | None, reason: str) -> str:
     """The message for a file that ends, without a line break, in something that cannot be read."""
-    return f"{path}:{line}: {reason}; the file ends here without a line break, it is cut off. Fetch it again"
+    return f"{path}:{line}: {_ASKS.sub('', reason)}; the file ends here without a line break, it is cut off. Fetch it again"
 
 
 def _skip_rest(stream: BinaryIO, data: bytes) -> int:
