@@ -186,6 +186,16 @@ def test_nlm_gene_split_lists(tmp_path: Path) -> None:
     assert [[d.id for d in reader.read(files, split)] for split in ("train", "test")] == [["3", "1"], ["2"]]
 
 
+@pytest.mark.parametrize("draft", ["A_ROUND1", "ROUND1"])
+def test_the_final_annotations_of_a_document_win_over_drafts(tmp_path: Path, draft: str) -> None:
+    final = release(tmp_path, ["1"], ["2"])
+    (final.parent / draft).mkdir()
+    for path in final.iterdir():
+        (final.parent / draft / path.name).write_text("a draft")
+    files = BioCReader("nlm_gene").discover(tmp_path)
+    assert {file.path.parent.name for file in files if file.path.suffix == ".XML"} == {"FINAL"}
+
+
 def test_a_broken_file_of_one_document_is_rejected_and_a_missing_one_refused(tmp_path: Path) -> None:
     final = release(tmp_path, ["1", "2"], ["3"])
     broken = final / "1.BioC.XML"
