@@ -98,6 +98,8 @@ class Output:
         if not self.store.create(f"{self.key}/{CLAIM}", claim):
             self.check_drift()
             return
+        if self.store.keys(f"{self.key}/{MARKERS}"):
+            return  # a run of the same fingerprint is at it already, and its quarantine is not ours to delete
         for leftover in self.store.keys(f"{self.key}/{QUARANTINE}"):  # of a source that was discarded
             self.store.delete(leftover)
 

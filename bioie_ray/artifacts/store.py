@@ -186,6 +186,7 @@ class _ObjectStore:
                 options["client_options"] = {"allow_http": address.endpoint.startswith("http://")}
         try:
             self._store = from_url(self._url, retry_config=_RETRIES, **options)
+            self._once = from_url(self._url, retry_config={**_RETRIES, "max_retries": 0}, **options)
         except Exception as error:  # obstore has no common base for bad configuration
             raise StoreError(f"cannot open the store {self._url}: {_first_line(error)}") from error
 
@@ -214,9 +215,9 @@ class _ObjectStore:
         def put() -> bool:
             nonlocal in_doubt
             try:
-                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                obstore.put(self._once, key, data, mode="create", use_multipart=False)
             except obstore.exceptions.AlreadyExistsError:
-                # After a try whose answer was lost, the object that is there may be the one that it put.
+                # After a try whose answer was lost, the object that is there may be the one that it put: so no try goes unseen.
                 return in_doubt and self.read(key) == data
             except obstore.exceptions.BaseError:
                 in_doubt = True

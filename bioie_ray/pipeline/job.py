@@ -23,6 +23,7 @@ from bioie_ray.pipeline.progress import Progress
 ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # what matters is reported with its unit
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else the thread that reads outcomes would start a new Ray while a job ends
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
