@@ -27,7 +27,7 @@ RAY_HEAD_GIB = 1.25
 # The driver of a job runs in the head's pod: Ray Data, pyarrow and the plan, but no model.
 DRIVER_GIB = 0.75
 # What one actor of each kind holds with the default models, where the recipe does not say (memory_per_worker_gib).
-ACTOR_GIB = {"prepare": 0.5, "embed": 1.5, "index": 1.5, "train_reranker": 2.5, "select": 2.0}
+ACTOR_GIB = {"prepare": 0.5, "embed": 1.5, "index": 1.5, "train_reranker": 4.0, "select": 2.0}
 # An actor leaves this share of a CPU to Ray's own tasks (execution/ray_data.py).
 CPU_LEFT_FREE = 0.1
 # These methods pass the cross-encoder by unless the recipe says otherwise.
