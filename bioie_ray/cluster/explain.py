@@ -44,6 +44,7 @@ def explain(snapshot: Snapshot) -> list[Finding]:
     if snapshot.result is not None:
         return list(_failure(snapshot))
     found = [*_operator(snapshot), *_queue(snapshot), *_refused_creations(snapshot), *explain_pods(snapshot)]
+    found = [finding for finding in found if finding.final] or found
     return list({finding.key: finding for finding in reversed(found)}.values())[::-1]
 
 
@@ -251,13 +252,18 @@ def _unit(resource: str) -> float:
     return 2.0**30 if resource.endswith(("memory", "storage")) else 1.0
 
 
+# Reasons of events that say why something is not there; others (a failed deletion, say) come right by themselves.
+_NOT_MADE = re.compile(r"FailedToCreate|FailedCreate|Invalid|\w*NotFound$")
+
+
 def _latest_warnings(snapshot: Snapshot, objects: set[tuple[str, str]]) -> list[Json]:
     """The newest warning of each of these objects."""
     latest: dict[tuple[str, str], Json] = {}
     for event in snapshot.events:
         involved = event.get("involvedObject") or {}
         key = (str(involved.get("kind")), str(involved.get("name")))
-        if key in objects and event.get("type") == "Warning" and _is_of_this_job(event, snapshot):
+        telling = event.get("type") == "Warning" and _NOT_MADE.match(str(event.get("reason")))
+        if key in objects and telling and _is_of_this_job(event, snapshot):
             old = latest.get(key)
             if old is None or (event_time(event) or snapshot.now) >= (event_time(old) or snapshot.now):
                 latest[key] = event

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Sequence
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from bioie_ray.cluster.job_logs import Line
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "bright_cyan", "bright_magenta", "bright_yellow", "bright_green", "bright_blue")
+_COLOUR_CODES = re.compile(r"\x1b\[[0-9;]*m")  # Ray's own command colours its lines wherever they go
 
 
 def note(text: str) -> None:
@@ -20,10 +22,11 @@ def note(text: str) -> None:
 
 def show_line(line: Line, *, with_source: bool) -> None:
     """A line of a log to stdout; our own notes to stderr."""
+    text = line.text if sys.stdout.isatty() else _COLOUR_CODES.sub("", line.text)
     if line.is_note:
         note(f"[{line.source}] {line.text}")
     elif not with_source:
-        print(line.text, flush=True)
+        print(text, flush=True)
     elif sys.stdout.isatty():
         from rich.console import Console
         from rich.text import Text
@@ -31,7 +34,7 @@ def show_line(line: Line, *, with_source: bool) -> None:
         colour = _COLOURS[zlib.crc32(line.source.encode()) % len(_COLOURS)]
         Console(soft_wrap=True, highlight=False).print(Text.assemble((f"[{line.source}] ", f"bold {colour}"), line.text))
     else:
-        print(f"[{line.source}] {line.text}", flush=True)
+        print(f"[{line.source}] {text}", flush=True)
 
 
 def show_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

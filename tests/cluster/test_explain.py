@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from kube_objects import (
     JOB,
+    NAMESPACE,
     RAY_CLUSTER,
     ago,
     container,
@@ -121,6 +122,13 @@ def test_a_submitter_that_its_job_cannot_create() -> None:
     finding = only(snapshot(rayjob(jobDeploymentStatus="Running"), pods=[head], events=[failed]))
     assert "the submitter pod is not created" in finding.sentence
     assert "1 pods more with 100 of 100 in use" in finding.sentence
+
+
+def test_what_goes_wrong_between_two_attempts_comes_right_by_itself() -> None:
+    deletion = event(
+        "RayJob", JOB, "FailedToDeleteRayJobSubmitter", f'Failed to delete submitter K8s Job bioie/{JOB}: jobs.batch "{JOB}" not found'
+    )
+    assert explain(snapshot(rayjob(jobDeploymentStatus="Retrying", failed=1), events=[deletion])) == []
 
 
 def test_an_event_of_an_earlier_job_of_the_same_name_is_not_this_ones() -> None:
