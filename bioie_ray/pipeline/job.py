@@ -55,7 +55,8 @@ def run_recipe(recipe: Recipe, job: JobName | None = None, *, dry_run: bool = Fa
 
     Raises:
         ValueError: the family of errors that people can mend; the message says how.
-        SystemExit: told to end by SIGTERM (a pod that is deleted, ``ray job stop``).
+
+    On SIGTERM (a pod that is deleted, ``ray job stop``) the process ends with exit code 143.
     """
     set_environment()
     if dry_run:
@@ -66,11 +67,18 @@ def run_recipe(recipe: Recipe, job: JobName | None = None, *, dry_run: bool = Fa
     from bioie_ray.pipeline.step import address_of
 
     address = address_of(recipe)
-    with kept_log(open_store(address), job_name(os.environ)) as attempt, _ending_on_sigterm():
-        steps = Planner().plan(recipe, job)
-        progress = Progress(verbose=verbose)
-        progress.line(_first_line(recipe, job, address.url, len(steps)))
-        run_plan(steps, progress, attempt=attempt)
+    try:
+        with kept_log(open_store(address), job_name(os.environ)) as attempt, _ending_on_sigterm():
+            steps = Planner().plan(recipe, job)
+            progress = Progress(verbose=verbose)
+            progress.line(_first_line(recipe, job, address.url, len(steps)))
+            run_plan(steps, progress, attempt=attempt)
+    except _ToldToEndError:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # As an unhandled SIGTERM ends a process: Ray's own leave-taking takes seconds, `ray job stop` kills after three, and
+        # Ray Data's threads would fill the log's end with what they miss. A Ray of our own dies with this process.
+        os._exit(128 + signal.SIGTERM)
 
 
 def _first_line(recipe: Recipe, job: JobName | None, store: str, num_outputs: int) -> str:

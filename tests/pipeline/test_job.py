@@ -82,7 +82,7 @@ def test_sigterm_ends_a_job_at_once_with_a_word_and_the_next_attempt_goes_on(
     assert again.returncode == 0, said
     assert log(store).startswith("attempt 2, begun")
     assert "stopped by SIGTERM" in log(store, "driver-1")
-    for line in said.splitlines():
+    for line in (line for line in said.splitlines() if "logging.cc" not in line):  # Ray's C++ speaks past Python
         assert line in log(store)
     record = json.loads((store / "corpora/bc5cdr@1/record.json").read_text())
     assert record["timings"]["shards_kept"] >= 2
