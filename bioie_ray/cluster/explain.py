@@ -285,5 +285,8 @@ def _first(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
         return ""
-    telling = [line for line in lines[1:] if re.match(r"^(error: |\w*(Error|Exception)\b)", line)]
-    return lines[0][:300].rstrip(":") + (f" ({telling[-1][:300]})" if telling else "")
+    telling = [n for n, line in enumerate(lines[1:], 1) if re.match(r"^(error: |\w*(Error|Exception)\b)", line)]
+    if not telling:
+        return lines[0][:300].rstrip(":")
+    last = " ".join(lines[telling[-1] : telling[-1] + (2 if lines[telling[-1]].endswith(":") else 1)])
+    return f"{lines[0][:300].rstrip(':')} ({last[:300]})"

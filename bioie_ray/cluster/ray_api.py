@@ -12,11 +12,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
-from bioie_ray.cluster.api import RAY, Cluster, ClusterError, connect
+from bioie_ray.cluster.api import RAY, ApiError, Cluster, ClusterError, connect
+from bioie_ray.cluster.explain import Finding, explain
 from bioie_ray.cluster.naming import STANDING_CLUSTER
 from bioie_ray.cluster.port_forward import PortForward
+from bioie_ray.cluster.snapshot import gather_standing
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -29,11 +32,12 @@ _TOKEN_KEY = "auth_token"  # noqa: S105 - the name of a key, not a secret
 
 @dataclass(frozen=True, slots=True)
 class RayServer:
-    """A job server that answers. `cluster_spec` is the standing RayCluster's, where it is one of ours."""
+    """A job server that answers. `cluster_spec` and `findings` (what holds its pods up) are known of a standing RayCluster of ours."""
 
     jobs: Any
     where: str
     cluster_spec: Json | None = None
+    findings: Callable[[], list[Finding]] = list
 
 
 def given_address(address: str | None) -> str | None:
@@ -67,14 +71,23 @@ def ray_server(address: str | None, namespace: str, context: str | None = None) 
             "--address http://HOST:8265"
         )
     token = os.environ.get("RAY_AUTH_TOKEN") or _token(cluster, namespace, standing)
-    with PortForward(cluster, namespace, _DASHBOARD_PORT, lambda: _head_pod(cluster, namespace)) as forward:
+    with PortForward(cluster, namespace, _DASHBOARD_PORT, lambda: _head_pod(cluster, namespace, standing)) as forward:
         # requests would send even this through a proxy of the environment
         os.environ["NO_PROXY"] = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), "127.0.0.1"]))
         try:
             jobs = _client(f"http://{forward.address}", token)
         except ClusterError as error:
             raise ClusterError(forward.last_error or str(error)) from None
-        yield RayServer(jobs, f"the RayCluster {STANDING_CLUSTER} in namespace {namespace}", standing.get("spec"))
+        findings = partial(_findings, cluster, namespace, standing)
+        yield RayServer(jobs, f"the RayCluster {STANDING_CLUSTER} in namespace {namespace}", standing.get("spec"), findings)
+
+
+def _findings(cluster: Cluster, namespace: str, standing: Json) -> list[Finding]:
+    """What holds the pods of the standing cluster up; nothing where that cannot be read now."""
+    try:
+        return explain(gather_standing(cluster, namespace, standing))
+    except ApiError:
+        return []
 
 
 def asked(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
@@ -131,7 +144,7 @@ def secret_name(ray_cluster: str) -> str:
     return "r" + name[1:] if name[0].isdigit() or name[0] in ".-" else name
 
 
-def _head_pod(cluster: Cluster, namespace: str) -> str:
+def _head_pod(cluster: Cluster, namespace: str, standing: Json) -> str:
     pods = cluster.items(f"/api/v1/namespaces/{namespace}/pods", labels=f"ray.io/cluster={STANDING_CLUSTER},ray.io/node-type=head")
     running = [
         p["metadata"]["name"]
@@ -140,8 +153,9 @@ def _head_pod(cluster: Cluster, namespace: str) -> str:
     ]
     if not running:
         state = f"its head pod is {(pods[0].get('status') or {}).get('phase')}" if pods else "it has no head pod"
+        causes = "".join(f"; {finding}" for finding in _findings(cluster, namespace, standing)[:1])
         raise ClusterError(
-            f"the RayCluster {STANDING_CLUSTER} in namespace {namespace} does not run: {state}; see: kubectl -n {namespace} describe raycluster {STANDING_CLUSTER}"
+            f"the RayCluster {STANDING_CLUSTER} in namespace {namespace} does not run: {state}{causes}; see: kubectl -n {namespace} describe raycluster {STANDING_CLUSTER}"
         )
     return str(running[0])
 

@@ -7,7 +7,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +135,10 @@ def _known(server: RayServer, name: str) -> Any:
 
 @dataclass(slots=True)
 class _Given:
-    """How much of the log was printed: every new connection begins at the log's beginning."""
+    """How much of the log was printed (every new connection begins at the log's beginning), and which causes were said."""
 
     num_chars: int = 0
+    causes: set[str] = field(default_factory=set)
 
 
 class _LostError(ClusterError):
@@ -161,6 +162,10 @@ async def _print_log(server: RayServer, name: str, given: _Given, left_s: float,
                     else f"{found.status}{f': {found.message}' if str(found.status) == 'PENDING' and found.message else ''}"
                 )
                 say(f"{time.monotonic() - started:5.0f} s  {state}")
+                for finding in await asyncio.to_thread(server.findings):
+                    if finding.key not in given.causes:
+                        given.causes.add(finding.key)
+                        say(f"! {finding}")
                 continue
             chunk = task.result()
             if chunk is None:

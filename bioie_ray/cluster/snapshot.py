@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from bioie_ray.cluster.api import RAY, ApiError, Cluster
@@ -84,17 +85,7 @@ def gather(cluster: Cluster, namespace: str, name: str) -> Snapshot:
     if job is None:
         return Snapshot(name, namespace, cluster.now(), None)
     unreadable: list[str] = []
-
-    def ask(path: str, **selectors: str) -> tuple[Json, ...] | None:
-        try:
-            return tuple(cluster.items(path, **selectors))
-        except ApiError as error:
-            if error.status not in {403, 404}:
-                raise
-            if error.status == 403:
-                unreadable.append(path.rsplit("/", 1)[-1])
-            return None
-
+    ask = partial(_ask, cluster, unreadable)
     clusters = ask(f"{RAY}/namespaces/{namespace}/rayclusters", labels=_OWNED.format(name=name)) or ()
     pods = job_pods(cluster, namespace, name, clusters)
     status = job.get("status") or {}
@@ -117,6 +108,43 @@ def gather(cluster: Cluster, namespace: str, name: str) -> Snapshot:
         workloads=_workloads(cluster, namespace) if queued else None,
         unreadable=tuple(unreadable),
     )
+
+
+def gather_standing(cluster: Cluster, namespace: str, standing: Json) -> Snapshot:
+    """The same for a standing RayCluster: as if it were a job of its own that runs.
+
+    Raises:
+        ApiError: its pods cannot be read.
+    """
+    unreadable: list[str] = []
+    ask = partial(_ask, cluster, unreadable)
+    name = standing["metadata"]["name"]
+    pods = tuple(cluster.items(f"/api/v1/namespaces/{namespace}/pods", labels=f"ray.io/cluster={name}"))
+    waiting = [pod for pod in pods if unschedulable_message(pod)]
+    return Snapshot(
+        name=name,
+        namespace=namespace,
+        now=cluster.now(),
+        job={"metadata": standing["metadata"], "spec": {}, "status": {"jobDeploymentStatus": "Running"}},
+        clusters=(cluster.find(f"{RAY}/namespaces/{namespace}/rayclusters/{name}") or standing,),
+        pods=pods,
+        events=ask(f"/api/v1/namespaces/{namespace}/events") or (),
+        nodes=ask("/api/v1/nodes") if waiting else None,
+        all_pods=ask("/api/v1/pods") if waiting else None,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _ask(cluster: Cluster, unreadable: list[str], path: str, **selectors: str) -> tuple[Json, ...] | None:
+    """The objects of a collection; None, and a word in `unreadable`, where they may not be read."""
+    try:
+        return tuple(cluster.items(path, **selectors))
+    except ApiError as error:
+        if error.status not in {403, 404}:
+            raise
+        if error.status == 403:
+            unreadable.append(path.rsplit("/", 1)[-1])
+        return None
 
 
 def job_pods(cluster: Cluster, namespace: str, name: str, clusters: tuple[Json, ...]) -> tuple[Json, ...]:

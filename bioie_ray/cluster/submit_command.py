@@ -48,7 +48,7 @@ def submit(
     if timeout_s is None:
         timeout_s = kube.deadline_s * kube.max_attempts + _MARGIN_S
     if to == "ray" or address is not None:
-        return _to_ray(recipe, address, context, follow=follow, again=again, dry_run=dry_run, timeout_s=timeout_s)
+        return _to_ray(recipe, address, context, follow=follow, again=again, dry_run=dry_run, check_image=check_image, timeout_s=timeout_s)
     if dry_run:
         return _dry_run(recipe, context, check_image=check_image)
     if check_image:
@@ -89,13 +89,25 @@ def check_target(to: str) -> None:
         raise ClusterError(f"--to {to} is not known; give kube (a RayJob of its own) or ray (a job on a standing cluster)")
 
 
-def _to_ray(recipe: Recipe, address: str | None, context: str | None, *, follow: bool, again: bool, dry_run: bool, timeout_s: float) -> int:
+def _to_ray(
+    recipe: Recipe,
+    address: str | None,
+    context: str | None,
+    *,
+    follow: bool,
+    again: bool,
+    dry_run: bool,
+    check_image: bool,
+    timeout_s: float,
+) -> int:
     if dry_run:
         where = given_address(address) or f"the RayCluster bioie in namespace {recipe.cluster.kube.namespace}"
         print(f"{job_name(recipe)}: {entrypoint(recipe)}")
         note(f"would be submitted to {where}; nothing was")
         return 0
     with ray_server(address, recipe.cluster.kube.namespace, context) as server:
+        if check_image and server.cluster_spec is not None:
+            note(image_note(server.cluster_spec["headGroupSpec"]["template"]["spec"]["containers"][0]["image"]))
         submission = submit_to_ray(server, recipe, again=again)
         if not follow or submission.outcome in {"succeeded", "failed"}:
             return _end(submission)
