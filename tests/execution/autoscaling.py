@@ -57,7 +57,7 @@ class FakeAutoscalingCluster:
             name: {
                 "resources": {**resources, "object_store_memory": STORE_BYTES},
                 "node_config": {},
-                "labels": {},
+                "labels": {"ray.io/node-group": name},  # as KubeRay does it
                 "min_workers": 0,
                 "max_workers": most,
             }
