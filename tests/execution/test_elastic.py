@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,8 +71,12 @@ def test_groups_grow_from_zero_as_work_asks_for_them_and_go_back(tmp_path: Path)
 
 def grow_and_go_back(folder: Path) -> None:
     """No nodes but the head; one of each group may come."""
-    short = Path(tempfile.mkdtemp(prefix="bioie-"))  # Ray's sockets lie in it
-    cluster = FakeAutoscalingCluster(short, {"cpu": ({"CPU": 1}, 1), "gpu": ({"CPU": 1, "GPU": 1}, 1)})
+    with tempfile.TemporaryDirectory(prefix="bioie-", ignore_cleanup_errors=True) as short:  # Ray's sockets lie in it
+        cluster = FakeAutoscalingCluster(Path(short), {"cpu": ({"CPU": 1}, 1), "gpu": ({"CPU": 1, "GPU": 1}, 1)})
+        _grow_and_go_back(folder, cluster)
+
+
+def _grow_and_go_back(folder: Path, cluster: FakeAutoscalingCluster) -> None:
     os.environ["RAY_ADDRESS"] = cluster.address
     meter = Meter()
     try:
@@ -97,7 +100,6 @@ def grow_and_go_back(folder: Path) -> None:
         assert "cluster.start_timeout_s" in str(caught.value)
     finally:
         cluster.stop()
-        shutil.rmtree(short, ignore_errors=True)
 
 
 class Holder:
