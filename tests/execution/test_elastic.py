@@ -53,7 +53,7 @@ def in_a_process_of_its_own(scenario: Callable[[Path], None], folder: Path) -> N
     """Ray keeps its mode of authentication for as long as a process lives; here there is none, whatever other tests did."""
     code = f"import sys, pathlib, test_elastic; test_elastic.{scenario.__name__}(pathlib.Path(sys.argv[1]))"
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parents[1]}", "RAY_AUTH_MODE": "disabled"}
+    environment = {**os.environ, "PYTHONPATH": f"{here}:{here.parents[1]}", "RAY_AUTH_MODE": "disabled", "RAY_ENABLE_AUTO_CONNECT": "0"}
     done = subprocess.run([sys.executable, "-c", code, folder], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4_000:]
 
