@@ -65,13 +65,13 @@ def _failure(snapshot: Snapshot) -> Iterator[Finding]:
             final=True,
         )
     elif reason == "SubmissionFailed":
-        yield Finding("submission", f"the job could not be handed to its Ray cluster: {_first(message)}", logs, final=True)
+        yield Finding("submission", f"the job could not be handed to its Ray cluster: {telling_line(message)}", logs, final=True)
     elif snapshot.result == "STOPPED":
         yield Finding("stopped", "the job was stopped", "submit it with --again: finished shards are kept", final=True)
     else:
         yield Finding(
             "failed",
-            f"the job failed{f' ({reason})' if reason else ''}: {_first(message) or 'no reason given'}",
+            f"the job failed{f' ({reason})' if reason else ''}: {telling_line(message) or 'no reason given'}",
             f"{logs}; submit it with --again",
             final=True,
         )
@@ -280,8 +280,8 @@ def _condition(thing: Json, kind: str) -> Json | None:
     return next((c for c in (thing.get("status") or {}).get("conditions") or () if c.get("type") == kind), None)
 
 
-def _first(message: str) -> str:
-    """The telling line of a long message: Ray appends the last 20,000 characters of the driver's log."""
+def telling_line(message: str) -> str:
+    """The telling line of a job's message: Ray appends the last 20,000 characters of the driver's log."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
         return ""

@@ -119,12 +119,10 @@ def _configuration(what: str, reason: str, message: str, namespace: str) -> Find
         )
     key = re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (\S+)", message)
     if key:
-        return Finding(
-            f"missing/{key[3]}/{key[1]}",
-            f"{what} cannot start: the {key[2]} {key[3]} has no key {key[1]}",
-            "add that key to it",
-            lasting=True,
-        )
+        name = key[3].rpartition("/")[2]
+        field = "stringData" if key[2] == "Secret" else "data"
+        step = f'add it: kubectl -n {namespace} patch {key[2].lower()} {name} --type=merge -p \'{{"{field}":{{"{key[1]}":"..."}}}}\''
+        return Finding(f"missing/{name}/{key[1]}", f"{what} cannot start: the {key[2]} {name} has no key {key[1]}", step, lasting=True)
     return Finding(
         f"configuration/{what}/{reason}",
         f"{what} cannot start: {message or reason}",

@@ -9,6 +9,7 @@ from typing import Any
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.cluster.api import ClusterError, connect
 from bioie_ray.cluster.cancel import cancel_job
+from bioie_ray.cluster.explain import telling_line
 from bioie_ray.cluster.logs import show_logs
 from bioie_ray.cluster.ray_api import RayServer, asked, find_job, ray_server
 from bioie_ray.cluster.ray_jobs import follow_ray_job, stop_ray_job
@@ -106,7 +107,7 @@ def _ray_facts(job: Any) -> dict[str, Any]:
     return {
         "name": job.submission_id,
         "status": str(job.status),
-        "message": " ".join(str(job.message or "").split())[:300],
+        "message": telling_line(str(job.message or "")),
         "entrypoint": job.entrypoint,
         "started": None if not job.start_time else datetime.fromtimestamp(job.start_time / 1000, UTC).isoformat(timespec="seconds"),
         "took_s": None if ended_ms is None else round((ended_ms - job.start_time) / 1000),

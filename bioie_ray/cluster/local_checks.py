@@ -54,7 +54,9 @@ def check_store(address: StoreAddress | None, kube: KubeSettings) -> Iterator[Ch
     """Write, create once, read and delete a small object."""
     if address is None:
         where = (
-            f"the volume claim {kube.storage_claim}" if kube.storage_claim else f"the ConfigMap {kube.site_config_map}, which names none"
+            f"the volume claim {kube.storage_claim}"
+            if kube.storage_claim
+            else f"what the ConfigMap {kube.site_config_map} of the namespace says, which names no store or may not be read"
         )
         yield Check(
             "storage",

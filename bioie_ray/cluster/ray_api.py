@@ -8,6 +8,7 @@ https://docs.ray.io/en/latest/cluster/running-applications/job-submission/sdk.ht
 from __future__ import annotations
 
 import base64
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -119,6 +120,7 @@ def _client(address: str, token: str | None) -> Any:
         from ray.job_submission import JobSubmissionClient
     except ImportError:
         raise ClusterError("this talks to Ray's job server, which needs Ray's own client: pip install 'bioie-ray[cluster]'") from None
+    logging.getLogger("ray").setLevel(logging.WARNING)  # its uploads and closed sockets are no news here
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     return asked(JobSubmissionClient, address, headers=headers)
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from bioie_ray.cluster.api import ClusterError
+from bioie_ray.cluster.explain import telling_line
 from bioie_ray.cluster.naming import WORKDIR, job_name
 from bioie_ray.cluster.ray_api import RayServer, asked, find_job
 from bioie_ray.cluster.resources import works_of
@@ -189,7 +190,7 @@ def _finish(name: str, found: Any, started: float, say: Callable[[str], None]) -
     if status == "SUCCEEDED":
         say(f"{name}: SUCCEEDED after {time.monotonic() - started:.0f} s")
         return 0
-    reason = " ".join(str(found.message or "").split())[:300]
+    reason = telling_line(str(found.message or ""))
     say(f"{name}: {status}{f': {reason}' if reason else ''}; --again starts it again: finished shards are kept")
     return 1
 
