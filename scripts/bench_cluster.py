@@ -43,6 +43,7 @@ from bench_cluster_logs import time_cuts
 from bench_cluster_push import time_pushes
 from kube_access import Cluster, own_namespace
 from kubernetes import client
+from kubernetes.utils.quantity import parse_quantity
 from pod_store import PodS3, PodStore
 from s3_server import S3Server
 
@@ -51,12 +52,16 @@ OF_JOBS = {"start", "overhead", "scaling"}
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[float]], digits: int = 1) -> None:
-    """A row for each repetition and, of several, the median with the least and the most."""
+    """A row for each repetition and, of several, the median with the least and the most; ``digits`` are those of fractions."""
+
+    def shown(value: float) -> str:
+        return str(value) if isinstance(value, int) else f"{value:.{digits}f}"
+
     print(f"\n**{title}**\n\n| | {' | '.join(columns)} |\n|{' --- |' * (len(columns) + 1)}")
     for number, row in enumerate(rows, start=1):
-        print(f"| {number} | {' | '.join(f'{value:.{digits}f}' for value in row)} |")
+        print(f"| {number} | {' | '.join(map(shown, row))} |")
     if len(rows) > 1:
-        cells = (f"{statistics.median(c):.{digits}f} [{min(c):.{digits}f}, {max(c):.{digits}f}]" for c in zip(*rows, strict=True))
+        cells = (f"{shown(statistics.median(c))} [{shown(min(c))}, {shown(max(c))}]" for c in zip(*rows, strict=True))
         print(f"| median [least, most] | {' | '.join(cells)} |")
     sys.stdout.flush()
 
@@ -148,11 +153,13 @@ def machine(cluster: Cluster | None) -> str:
     if cluster is None:
         return said
     nodes = cluster.core.list_node().items
-    shapes = sorted({f"{node.status.capacity['cpu']} cores, {node.status.capacity['memory']}" for node in nodes})
+    shapes = sorted(
+        {f"{node.status.capacity['cpu']} cores, {parse_quantity(node.status.capacity['memory']) / 2**30:.0f} GiB" for node in nodes}
+    )
     operators = cluster.core.list_pod_for_all_namespaces(label_selector="app.kubernetes.io/component=kuberay-operator").items
     operator = operators[0].spec.containers[0].image.rpartition("/")[2] if operators else "KubeRay"
     where = "this machine" if cluster.is_this_machine() else "another machine"
-    return f"{said} Cluster: {len(nodes)} nodes on {where} ({'; '.join(shapes)}), Kubernetes {nodes[0].status.node_info.kubelet_version}, {operator}."
+    return f"{said} Cluster: {len(nodes)} node{'s' * (len(nodes) > 1)} on {where} ({'; '.join(shapes)}), Kubernetes {nodes[0].status.node_info.kubelet_version}, {operator}."
 
 
 def read_options() -> argparse.Namespace:
@@ -187,7 +194,7 @@ def read_options() -> argparse.Namespace:
 def bench_cluster(options: argparse.Namespace) -> None:
     """The parts that need one."""
     server = PodS3.from_environment()
-    bucket = S3Server(server.host, dict(server.environment))
+    bucket = S3Server(server.host, dict(server.environment), bucket=f"bioie-bench-{secrets.token_hex(6)}")
     with own_namespace(REPOSITORY, server.environment, prefix="bioie-bench") as cluster:
         print(machine(cluster), flush=True)
         bucket.make_bucket()

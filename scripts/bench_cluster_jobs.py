@@ -86,8 +86,7 @@ class Seen:
             if pod is not None:
                 self.note(f"{role} pod", now)
                 self.at.pop(f"{role} gone", None)
-                statuses = pod.status.container_statuses
-                if pod.status.phase == "Running" and statuses and all(one.ready for one in statuses):
+                if pod.status.phase == "Running":  # a worker takes work before its readiness probe has looked
                     self.note(f"{role} runs", now)
             elif f"{role} pod" in self.at:
                 self.note(f"{role} gone", now)
