@@ -120,6 +120,7 @@ def test_a_lost_node_is_not_counted_against_its_unit(tmp_path: Path) -> None:
 
 def lose_a_node(folder: Path) -> None:
     """A unit is begun on a node that is taken away, and again on the next; deaths of its own it may have none."""
+    import ray
     from ray.cluster_utils import Cluster
 
     cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80_000_000}))
@@ -129,25 +130,27 @@ def lose_a_node(folder: Path) -> None:
     def begun() -> int:
         return len(list(folder.glob("begun-u-*")))
 
-    def take_the_node_away() -> None:
+    outcomes: dict[str, UnitFailure | None] = {}
+    meter = Meter()
+
+    def work() -> None:
+        settings = ClusterSettings(num_workers=1, max_worker_restarts=0)
+        run_units(WorkerSpec(Holder, {"folder": str(folder)}), ["u"], settings, outcomes.__setitem__, Monitor(meter))
+
+    worker = threading.Thread(target=work)  # nodes are started in the main thread: they set signal handlers
+    worker.start()
+    try:
         node = patiently(lambda: cluster.add_node(num_cpus=1, object_store_memory=80_000_000))
         until(lambda: begun() == 1, "the unit begun")
         cluster.remove_node(node, allow_graceful=False)
         patiently(lambda: cluster.add_node(num_cpus=1, object_store_memory=80_000_000))
         until(lambda: begun() == 2, "the unit begun again")
         (folder / "hold").unlink()
-
-    thief = threading.Thread(target=take_the_node_away)
-    outcomes: dict[str, UnitFailure | None] = {}
-    meter = Meter()
-    thief.start()
-    try:
-        settings = ClusterSettings(num_workers=1, max_worker_restarts=0)
-        run_units(WorkerSpec(Holder, {"folder": str(folder)}), ["u"], settings, outcomes.__setitem__, Monitor(meter))
+        worker.join()
         assert outcomes == {"u": None}
         assert meter.snapshot()["retries"] == {"worker_deaths": 0, "lost_nodes": 1}
     finally:
         (folder / "hold").unlink(missing_ok=True)
-        thief.join()
         meter.stop()
+        ray.shutdown()
         cluster.shutdown()
