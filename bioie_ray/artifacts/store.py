@@ -33,6 +33,7 @@ _RETRIES: Any = {
     "retry_timeout": timedelta(seconds=10),
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=1.5), "base": 4},
 }
+_NO_RETRIES: Any = {**_RETRIES, "max_retries": 0}
 # How obstore's errors speak of a server that is away, and not of a request that is wrong.
 _AWAY = re.compile(r"error sending request|connection|timed? ?out|dns error|status code: 5\d\d|error decoding response", re.IGNORECASE)
 
@@ -186,7 +187,7 @@ class _ObjectStore:
                 options["client_options"] = {"allow_http": address.endpoint.startswith("http://")}
         try:
             self._store = from_url(self._url, retry_config=_RETRIES, **options)
-            self._once = from_url(self._url, retry_config={**_RETRIES, "max_retries": 0}, **options)
+            self._once = from_url(self._url, retry_config=_NO_RETRIES, **options)
         except Exception as error:  # obstore has no common base for bad configuration
             raise StoreError(f"cannot open the store {self._url}: {_first_line(error)}") from error
 

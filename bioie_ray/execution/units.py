@@ -48,15 +48,15 @@ class UnitFailure:
 
 
 class UnitsFailedError(ValueError):
-    """Some units failed; the others are done and kept. The message lists unit and reason."""
+    """Some units failed; each other one is done. The message lists unit and reason."""
 
     def __init__(self, what: str, failures: Sequence[UnitFailure]) -> None:
         self.failures = tuple(failures)
         shown = "\n".join(f"  {f.unit}: {f.reason}" for f in failures[:_SHOWN])
         more = f"\n  ... and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
         super().__init__(
-            f"{what}: {len(failures)} units failed, the others are done and kept:\n{shown}{more}\n"
-            "Mend the cause and run the same command again; it does only what is missing."
+            f"{what}: {len(failures)} {"unit" if len(failures) == 1 else "units"} failed:\n{shown}{more}\n"
+            "Mend the cause and run the same command again; what is done is not done again."
         )
 
 

@@ -134,6 +134,9 @@ def main(job: JobName, description: str, arguments: Sequence[str] | None = None)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped; run the same command again, it goes on where it stopped", file=sys.stderr)
         return 130
