@@ -28,6 +28,8 @@ Json = Mapping[str, Any]
 _DASHBOARD_PORT = 8265
 # The operator's rule for the Secret it makes (CheckName): the last 50 characters, not beginning with a digit or a point.
 _SECRET_NAME_LENGTH = 50
+# Uploads and closed sockets are no news here; each of these sets a level of its own.
+_TALKATIVE = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk", "ray._private.runtime_env.packaging")
 _TOKEN_KEY = "auth_token"  # noqa: S105 - the name of a key, not a secret
 
 
@@ -120,9 +122,11 @@ def _client(address: str, token: str | None) -> Any:
         from ray.job_submission import JobSubmissionClient
     except ImportError:
         raise ClusterError("this talks to Ray's job server, which needs Ray's own client: pip install 'bioie-ray[cluster]'") from None
-    logging.getLogger("ray").setLevel(logging.WARNING)  # its uploads and closed sockets are no news here
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    return asked(JobSubmissionClient, address, headers=headers)
+    client = asked(JobSubmissionClient, address, headers=headers)
+    for module in _TALKATIVE:
+        logging.getLogger(module).setLevel(logging.WARNING)
+    return client
 
 
 def _token(cluster: Cluster, namespace: str, standing: Json) -> str | None:

@@ -103,6 +103,7 @@ def follow_ray_job(server: RayServer, name: str, *, timeout_s: float, say: Calla
 
 async def _follow(server: RayServer, name: str, timeout_s: float, say: Callable[[str], None]) -> int:
     started = last_answer = time.monotonic()
+    last_word = started - _HEARTBEAT_S
     given = _Given()
     while True:
         left_s = timeout_s - (time.monotonic() - started)
@@ -121,7 +122,9 @@ async def _follow(server: RayServer, name: str, timeout_s: float, say: Callable[
         except (ClusterError, RuntimeError, OSError) as error:
             if time.monotonic() - last_answer >= _UNREACHABLE_LIMIT_S:
                 raise ClusterError(f"{error}; no answer for {_UNREACHABLE_LIMIT_S:.0f} s") from None
-            say(f"{time.monotonic() - started:5.0f} s  the connection broke ({' '.join(str(error).split())[:160]}); connecting again")
+            if time.monotonic() - last_word >= _HEARTBEAT_S:
+                last_word = time.monotonic()
+                say(f"{last_word - started:5.0f} s  the connection broke ({' '.join(str(error).split())[:160]}); connecting again")
             await asyncio.sleep(_RECONNECT_S)
 
 
