@@ -55,7 +55,7 @@ class UnitsFailedError(ValueError):
         shown = "\n".join(f"  {f.unit}: {f.reason}" for f in failures[:_SHOWN])
         more = f"\n  ... and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
         super().__init__(
-            f"{what}: {len(failures)} {"unit" if len(failures) == 1 else "units"} failed:\n{shown}{more}\n"
+            f"{what}: {len(failures)} {'unit' if len(failures) == 1 else 'units'} failed:\n{shown}{more}\n"
             "Mend the cause and run the same command again; what is done is not done again."
         )
 
