@@ -206,4 +206,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = outcome.get_result()
     found = getattr(item, "funcargs", {}).get("cluster")
     if report.failed and call.when == "call" and isinstance(found, Cluster):
-        report.sections.append(("the namespace", found.picture()))
+        report.sections.append(("the namespace", found.last_picture or found.picture()))
+        found.last_picture = ""

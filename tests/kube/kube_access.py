@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,6 +71,7 @@ class Cluster:
     custom: client.CustomObjectsApi
     kubectl_path: str
     roles_seen: set[str] = field(default_factory=set)
+    last_picture: str = ""
 
     @classmethod
     def connect(cls, namespace: str) -> Cluster:
@@ -211,8 +212,12 @@ class Cluster:
         """A RayJob that is gone afterwards, whatever happened."""
         try:
             yield name
-        finally:
-            self.delete_job(name)
+        except BaseException:
+            self.last_picture = self.picture()
+            with suppress(AssertionError):  # what went wrong first is what counts
+                self.delete_job(name)
+            raise
+        self.delete_job(name)
 
     def picture(self) -> str:
         """What a person would look at first: pods, Ray's objects and the latest events."""

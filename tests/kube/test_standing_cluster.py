@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from interruptions import MANY_SHARDS, VECTORS, assert_whole, finished, wait_for_some
 from kube_access import CLUSTER_LABEL, ROLE_LABEL, Cluster, wait_until
 from kubernetes.client.exceptions import ApiException
 from pod_store import PodStore
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 NAME = "bioie"  # what `bioie submit --to ray` looks for
-VECTORS = "vectors/embedded_biorelex-all-minilm-l6-v2@1"
-# One document a shard: a run is long enough to be struck while some shards are done and some are not.
-FIFTY_SHARDS: dict[str, Any] = {"job": "embed", "prepare": {"documents_per_shard": 1}, "embed": {"max_seq_length": 256}}
 
 
 def groups(pods: dict[str, Any]) -> dict[str, Any]:
@@ -105,7 +103,7 @@ def test_a_lost_worker_costs_only_the_shards_in_flight(
     cluster: Cluster, standing: str, recipes: Recipes, pod_store: PodStore, local: Local, tmp_path: Path
 ) -> None:
     """Started by ``ray job submit``, as people do who have Ray and nothing of ours."""
-    recipe = recipes("worker-lost", pod_store, **FIFTY_SHARDS)
+    recipe = recipes("interrupted", pod_store, **MANY_SHARDS)
     folder = tmp_path / "submitted"  # one file: a checkout as the working directory would shadow the package in the image
     folder.mkdir()
     (folder / "recipe.yaml").write_text(recipe.read_text())
@@ -114,22 +112,16 @@ def test_a_lost_worker_costs_only_the_shards_in_flight(
     with dashboard(cluster) as environment, (tmp_path / "log").open("w+") as log:
         running = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
-            pod_store.wait_for_markers(VECTORS, 3, lambda: running.poll() is not None)
+            wait_for_some(pod_store, lambda: running.poll() is not None)
             (victim,) = workers(cluster)
-            before = pod_store.finished_shards(VECTORS)
+            before = finished(pod_store)
             cluster.kill(victim.metadata.name)
             assert running.wait(timeout=400) == 0, (tmp_path / "log").read_text()
         finally:
             running.kill()
             running.wait()
-    after = pod_store.metas(VECTORS)
-    assert {key: after[key] for key in before} == before
-    record = pod_store.record(VECTORS)
-    assert 3 <= len([key for key in before if "/_markers/" in key]) < len(record["shards"])
     assert [pod.metadata.name for pod in workers(cluster)] != [victim.metadata.name]
-    assert pod_store.differing(local(recipe), "corpora/embedded_biorelex@1") == []
-    if cluster.is_this_machine():  # another CPU may move the last bits of a vector
-        assert pod_store.differing(local(recipe), VECTORS) == []
+    assert_whole(cluster, pod_store, local(recipe), before)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +156,6 @@ def test_gpu_pods_come_because_an_embed_job_asks_and_go_again(
     (pod,) = cluster.pods(f"{CLUSTER_LABEL}={NAME},ray.io/group=gpu")
     assert pod.spec.node_name == gpu_node
     assert pod.spec.containers[0].resources.limits["nvidia.com/gpu"] == "1"
-    assert pod_store.record(VECTORS)["usage"]["groups"]["gpu"]["gpu_seconds"] > 0
+    assert pod_store.record(VECTORS[-1])["usage"]["groups"]["gpu"]["gpu_seconds"] > 0
     wait_until("the GPU pod to go after its idle time", lambda: not cluster.pods(f"{CLUSTER_LABEL}={NAME},ray.io/group=gpu"), 150)
     assert cluster.ray("rayclusters", NAME) is not None
