@@ -3,7 +3,7 @@
 
     scripts/bench_cluster.py                              # all parts
     scripts/bench_cluster.py start overhead --repeats 5
-    scripts/bench_cluster.py push --registry localhost:5000 --build="--with-models"      # needs no cluster
+    scripts/bench_cluster.py push --registry localhost:5000 --build="--variant cpu"      # needs no cluster
     bash -c 'source scripts/cluster_env.sh && exec scripts/bench_cluster.py'             # makes image and environment first
 
 Needs KUBECONFIG, kubectl, an image that the nodes can pull and an S3 server that pods reach, by the same variables as the

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Build the image of this checkout with docker, podman or buildah, whichever works; print its reference and write it to
 # build/image.txt. Nothing changed since: a second.
-#   scripts/build_image.sh [--variant cpu|gpu] [--base IMAGE] [--python X.Y] [--with-models] [--release] [--registry REGISTRY]
-#     --with-models   the offline models as a layer, for clusters that reach no model hub
-#     --release       tag <version>-<variant>; without: <version>-<variant>-<content hash>
+#   scripts/build_image.sh [--variant cpu|gpu] [--base IMAGE] [--python X.Y] [--without-models] [--release] [--registry REGISTRY]
+#     --without-models   leave out the layer of offline models (90 MB), for clusters that reach a model hub
+#     --release          tag <version>-<variant>; without: <version>-<variant>-<content hash>
 # BIOIE_BASE_IMAGE       the base where --base is not given
 # BIOIE_BUILD_CA         a CA bundle (file) that pip and apt trust during the build; nothing of it stays in the image
 # BIOIE_PIP_CONF         a pip.conf for the build (index, credentials); nothing of it stays either
@@ -13,7 +13,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/image_tools.sh
 
-variant=cpu base=${BIOIE_BASE_IMAGE:-} python=3.11 models=0 release=0 registry=
+variant=cpu base=${BIOIE_BASE_IMAGE:-} python=3.11 models=1 release=0 registry=
 while (($#)); do
   case $1 in
   --variant | --base | --python | --registry)
@@ -22,6 +22,7 @@ while (($#)); do
     shift 2
     ;;
   --with-models) models=1; shift ;;
+  --without-models) models=0; shift ;;
   --release) release=1; shift ;;
   -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
   *) code=2 die "does not know $1; see --help" ;;

@@ -13,7 +13,7 @@ fi
 if [[ -n ${KUBECONFIG:-} && -z ${BIOIE_TEST_IMAGE:-} ]]; then
   registry=${BIOIE_TEST_REGISTRY:-localhost:5000}
   if [[ -n ${BIOIE_TEST_REGISTRY:-} ]] || python3 -c "import urllib.request; urllib.request.urlopen('http://$registry/v2/', timeout=5)" 2>/dev/null; then
-    name=$(scripts/build_image.sh --variant cpu --with-models)
+    name=$(scripts/build_image.sh --variant cpu)
     if ! python3 -m bioie_ray.cluster.registry label "$registry/${name##*/}" bioie.content >/dev/null 2>&1; then
       scripts/push_image.sh "$registry" "${name##*:}" >/dev/null
     fi

@@ -14,7 +14,7 @@ from bioie_ray.cluster import checks, local_checks
 from bioie_ray.cluster.api import Cluster, ClusterError, connect
 from bioie_ray.cluster.checks import Check, guarded
 from bioie_ray.cluster.image import default_image
-from bioie_ray.cluster.site_store import store_of_recipe, within
+from bioie_ray.cluster.site_store import at_site, store_of_recipe, within
 from bioie_ray.config.recipe import Recipe, load_recipe
 
 _LIMIT_S = 6.0
@@ -57,6 +57,12 @@ def examine_recipe(recipe: Recipe, context: str | None) -> list[Check]:
         lines.append(Check("cluster", "failed", str(error), "without it only local runs work: bioie run RECIPE"))
         cluster = None
     if cluster is not None:
+        asked = cluster
+        try:
+            recipe = within(_LIMIT_S, lambda: at_site(recipe, asked), "the site's ConfigMap")
+        except ValueError as error:
+            lines.append(Check("site", "failed", str(error), f"mend the ConfigMap {kube.site_config_map}"))
+        kube = recipe.cluster.kube
         groups += [
             ("rights", partial(checks.check_rights, cluster, kube.namespace)),
             ("KubeRay", partial(checks.check_operator, cluster)),

@@ -114,13 +114,17 @@ def client_versions() -> ClientVersions:
 
 
 def default_image(kube: KubeSettings, environment: Mapping[str, str] | None = None) -> str:
-    """The image of a job's pods: ``cluster.kube.image``, else ``BIOIE_IMAGE``, else the release of this version for CPUs.
+    """The image of a job's pods: ``cluster.kube.image``, else ``BIOIE_IMAGE``, else the release of this version in ``cluster.kube.registry``.
+
+    The release is the one for GPUs where a worker group has some.
 
     Raises:
         ImageError: the reference cannot be one.
     """
     environment = os.environ if environment is None else environment
-    image = kube.image or environment.get("BIOIE_IMAGE") or f"{NAME}:{release_tag(__version__, 'cpu')}"
+    variant = "gpu" if any(group.gpus for group in kube.workers.values()) else "cpu"
+    place = f"{kube.registry.rstrip('/')}/" if kube.registry else ""
+    image = kube.image or environment.get("BIOIE_IMAGE") or f"{place}{NAME}:{release_tag(__version__, variant)}"
     parse_reference(image)
     return image
 

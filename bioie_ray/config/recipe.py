@@ -137,6 +137,24 @@ def resolve(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> Re
     return recipe
 
 
+def with_site(recipe: Recipe, text: str, where: str) -> Recipe:
+    """The recipe with a site's `cluster` section (YAML) below it: a key of `cluster` or `cluster.kube` that the recipe sets stays as it is, whole.
+
+    Raises:
+        RecipeError: the section is not YAML, has an unknown key, or does not go with the recipe; ``where`` names it in the message.
+    """
+    try:
+        site = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not YAML: {error}") from None
+    if not isinstance(site, dict) or not isinstance(site.get("kube", {}), dict):
+        raise RecipeError(f"{where} holds no `cluster` section of a recipe; it begins with keys like `kube:`")
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    own = data.get("cluster", {})
+    kube = {**site.get("kube", {}), **own.get("kube", {})}
+    return _validate(Recipe, {**data, "cluster": {**site, **own, "kube": kube}}, where=f"the recipe with {where}")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -43,7 +43,7 @@ def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings,
         ClusterError: Ray cannot be joined, or for ``cluster.start_timeout_s`` no worker could be started.
     """
     connect()
-    monitor.meter.watch(nodes)
+    monitor.meter.watch(nodes, here=ray.get_runtime_context().get_node_id())
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # The named parameters that are to replace it cannot cap restarts in this Ray.
     warnings.filterwarnings("ignore", message=".*ray_remote_args_fn.*")

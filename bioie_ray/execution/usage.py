@@ -59,13 +59,14 @@ class Meter:
         self._groups: dict[str, _Group] = {}
         self._group_of: dict[str, str] = {}
         self._look: Callable[[], Iterable[Node]] | None = None
+        self._here = ""
         self._lock = threading.Lock()
         self._stop = threading.Event()
 
-    def watch(self, look: Callable[[], Iterable[Node]]) -> None:
-        """Sample the cluster from now on; a second call changes nothing."""
+    def watch(self, look: Callable[[], Iterable[Node]], here: str = "") -> None:
+        """Sample the cluster from now on; ``here`` is the driver's own node. A second call changes nothing."""
         if self._look is None:
-            self._look = look
+            self._look, self._here = look, here
             self._last = time.monotonic()
             self._sample()
             threading.Thread(target=self._keep_sampling, daemon=True, name="usage").start()
@@ -95,6 +96,8 @@ class Meter:
             cpus = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
             groups = {LOCAL: _Group(wall_s, wall_s * cpus, 0.0, *memory_peaks_mib())}
         else:
+            if self._here:  # no unit runs on the head, so nobody else reports of it
+                self.saw(self._here, *memory_peaks_mib(), Retries())
             self._sample()
             groups = self._groups
         return {

@@ -76,6 +76,8 @@ def test_the_image_is_the_recipes_else_the_environments_else_the_release() -> No
     release = f"bioie-ray:{bioie_ray.__version__}-cpu"
     assert default_image(KubeSettings(), {}) == release
     assert default_image(KubeSettings(), {"BIOIE_IMAGE": ""}) == release
+    assert default_image(KubeSettings(registry="lab.example.org/team/"), {}) == f"lab.example.org/team/{release}"
+    assert default_image(KubeSettings(workers={"gpu": {"gpus": 1}}), {}) == release.replace("-cpu", "-gpu")
     assert default_image(KubeSettings(), {"BIOIE_IMAGE": "lab/a:1"}) == "lab/a:1"
     assert default_image(KubeSettings(image="lab/b:2"), {"BIOIE_IMAGE": "lab/a:1"}) == "lab/b:2"
 

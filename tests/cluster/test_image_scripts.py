@@ -89,7 +89,7 @@ def test_a_command_line_that_makes_no_sense_ends_with_2(command: list[str], says
 
 def test_the_build_explains_itself() -> None:
     done = subprocess.run(["scripts/build_image.sh", "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for word in ("--variant", "--with-models", "--release", "BIOIE_BUILD_CA", "BIOIE_TORCH_INDEX_URL"):
+    for word in ("--variant", "--without-models", "--release", "BIOIE_BUILD_CA", "BIOIE_TORCH_INDEX_URL"):
         assert word in done.stdout
 
 

@@ -46,7 +46,7 @@ class TestEveryOverlay:
     def test_nothing_secret_and_nothing_that_runs(self, overlay: str) -> None:
         assert {item["kind"] for item in built(overlay)} & {"Secret", "Pod", "Deployment", "Job", "DaemonSet"} == set()
         for item in built(overlay):  # the one ConfigMap says where the site keeps things, not how to get in
-            assert item["kind"] != "ConfigMap" or set(item.get("data", {})) <= {"store", "storage-endpoint"}
+            assert item["kind"] != "ConfigMap" or set(item.get("data", {})) <= {"store", "storage-endpoint", "cluster"}
 
     def test_rights_name_what_they_allow(self, overlay: str) -> None:
         for item in built(overlay):
@@ -108,7 +108,9 @@ def test_the_site_says_where_the_store_is_where_it_is_known() -> None:
     settings = ClusterSettings().kube
     assert settings.site_config_map is not None
     data = {overlay: one(built(overlay), "ConfigMap", settings.site_config_map).get("data", {}) for overlay in OVERLAYS}
-    assert set(data["local"]) == {"store", "storage-endpoint"}
+    assert set(data["local"]) == {"store", "storage-endpoint", "cluster"}
+    small = yaml.safe_load((K8S / "pods/small.yaml").read_text())["cluster"]["kube"]
+    assert yaml.safe_load(data["local"]["cluster"]) == {"kube": {"registry": "localhost:5000", **small}}
     assert data["gpu"] == data["kueue"] == {}, "a bucket of somebody else"
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioie_ray.config.recipe import Recipe, RecipeError, load_recipe
+from bioie_ray.config.recipe import Recipe, RecipeError, load_recipe, with_site
 
 RECIPES = sorted((Path(__file__).parents[2] / "jobs" / "recipes").glob("*.yaml"))
 
@@ -137,3 +137,41 @@ def test_resolved_json_reproduces_the_recipe(k: int, keep: int, seed: int) -> No
         return
     recipe = Recipe.model_validate({"name": "a", "job": "embed", "seed": seed, "select": {"k": k, "keep": keep}})
     assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+SITE = """
+kube:
+  registry: lab.example.org/team
+  deadline_s: 7200
+  head: {cpus: 0.5}
+  workers: {cpu: {cpus: 2}}
+"""
+
+
+def test_a_site_fills_in_only_what_a_recipe_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\njob: embed\ncluster: {num_workers: 3, kube: {deadline_s: 600, workers: {gpu: {gpus: 1}}}}\n")
+    recipe = load_recipe(path)
+    both = with_site(recipe, SITE, "the site")
+    kube = both.cluster.kube
+    assert (kube.registry, kube.deadline_s, kube.head.cpus, list(kube.workers), both.cluster.num_workers) == (
+        "lab.example.org/team",
+        600,
+        0.5,
+        ["gpu"],
+        3,
+    )
+    assert both.model_dump(exclude={"cluster"}) == recipe.model_dump(exclude={"cluster"})
+    assert with_site(recipe, "", "the site") == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("kube: {registri: x}", "registri"), ("kube: [", "not YAML"), ("[1]", "no `cluster` section"), ("kube: 3", "no `cluster`")],
+)
+def test_a_site_that_cannot_be_used_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("name: x\njob: embed\n")
+    with pytest.raises(RecipeError, match="the ConfigMap") as error:
+        with_site(load_recipe(path), text, "the ConfigMap bioie-site")
+    assert said in str(error.value)

@@ -63,6 +63,15 @@ def test_peaks_are_the_highest_of_a_group_and_retries_add_up(clock: Clock) -> No
     assert made["retries"] == {"worker_deaths": 3, "lost_nodes": 4}
 
 
+def test_the_drivers_own_memory_is_that_of_its_node(clock: Clock) -> None:
+    meter = Meter()
+    meter.watch(lambda: [HEAD, CPU], here="h")
+    made = meter.snapshot()["groups"]
+    meter.stop()
+    assert made["head"]["peak_process_mib"] > 10
+    assert made["cpu"]["peak_process_mib"] == 0
+
+
 def test_a_node_that_came_and_went_between_looks_is_asked_for(clock: Clock) -> None:
     nodes = [HEAD]
     meter = Meter()

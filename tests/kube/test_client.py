@@ -82,6 +82,17 @@ def test_a_dry_run_asks_the_server_and_makes_nothing(cluster: Cluster, bioie: Bi
     assert cluster.rayjobs() == []
 
 
+def test_a_recipe_that_says_nothing_of_pods_gets_those_of_the_site(cluster: Cluster, bioie: Bioie, tmp_path: Path) -> None:
+    path = tmp_path / "plain.yaml"
+    path.write_text("name: plain\njob: select_examples\nselect: {rerank: false}\n")
+    done = bioie("submit", str(path), "--set", f"cluster.kube.namespace={cluster.namespace}", "--dry-run", "--no-image-check")
+    assert done.returncode == 0, done.stderr
+    pods = yaml.safe_load(done.stdout)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    container = pods[0]["template"]["spec"]["containers"][0]
+    assert container["image"].startswith("localhost:5000/bioie-ray:")
+    assert container["resources"]["requests"]["cpu"] == "200m"
+
+
 def test_two_submits_are_one_job_and_again_is_another(
     cluster: Cluster, client: Client, bioie: Bioie, submit: Submit, recipe: Callable[..., Path]
 ) -> None:
