@@ -17,6 +17,12 @@ if [[ -x $testbed ]] && "$testbed" env | grep -qF "KUBECONFIG=$KUBECONFIG "; the
   # Its API server has no front-proxy CA, so Kueue's visibility API answers 403, and one API that does not answer keeps every
   # namespace from being deleted.
   kubectl get apiservices -o name | grep visibility.kueue | xargs -r kubectl delete >/dev/null
+  # Its webhook reads elastic RayJobs through the types of KubeRay 1.5 and spoils them (k8s/README.md): let it see only what waits in a queue.
+  for i in $(kubectl get mutatingwebhookconfiguration kueue-mutating-webhook-configuration -o json |
+    python3 -c 'import json, sys; print(*(i for i, w in enumerate(json.load(sys.stdin)["webhooks"]) if w["name"] in ("mrayjob.kb.io", "mraycluster.kb.io")))'); do
+    kubectl patch mutatingwebhookconfiguration kueue-mutating-webhook-configuration --type=json -p '[{"op": "add", "path": "/webhooks/'"$i"'/objectSelector",
+      "value": {"matchExpressions": [{"key": "kueue.x-k8s.io/queue-name", "operator": "Exists"}]}}]' >/dev/null
+  done
   export BIOIE_TEST_SECOND_NODE=node-2 BIOIE_TEST_NODE_UP="$testbed node-up 2" BIOIE_TEST_NODE_DOWN="$testbed node-down 2"
 fi
 scripts/setup.sh dev
