@@ -6,10 +6,12 @@ set -euo pipefail
 say() { echo "${0##*/}: $*" >&2; }
 die() { say "$*"; exit "${code:-1}"; }
 
+is_local() { case ${1%%/*} in localhost | localhost:* | 127.*) true ;; *) false ;; esac }
+
 # Registries that speak plain HTTP: those on this machine, and the ones that BIOIE_INSECURE_REGISTRIES names.
 is_plain() {
   local registry=${1%%/*} named
-  case $registry in localhost | localhost:* | 127.*) return 0 ;; esac
+  ! is_local "$registry" || return 0
   local list=${BIOIE_INSECURE_REGISTRIES:-}
   for named in ${list//,/ }; do [[ $named != "$registry" ]] || return 0; done
   return 1

@@ -70,6 +70,8 @@ def test_no_engine_that_works_is_an_error_that_says_what_to_install(fake_engines
 def test_plain_http_is_for_this_machine_and_for_what_is_named(fake_engines: Path, reference: str, plain: bool) -> None:
     done = shell(fake_engines, f"is_plain {reference}", BIOIE_INSECURE_REGISTRIES="other:1,lan.example.org:80")
     assert (done.returncode == 0) is plain
+    local = shell(fake_engines, f"is_local {reference}", BIOIE_INSECURE_REGISTRIES="other:1,lan.example.org:80")
+    assert (local.returncode == 0) is (plain and "lan" not in reference), "only this machine's registry gets a release's name unasked"
 
 
 @pytest.mark.parametrize(
