@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -50,7 +51,8 @@ def second_node(cluster: Cluster, image: str) -> Iterator[str]:
         for pod in cluster.pods():
             if pod.spec.node_name == name:
                 cluster.kill(pod.metadata.name)
-        cluster.core.delete_node(name)
+        with suppress(client.ApiException):  # the test may have done so
+            cluster.core.delete_node(name)
 
 
 def is_ready(cluster: Cluster, node: str) -> bool:
@@ -97,22 +99,23 @@ def test_a_power_cut_costs_only_the_shards_in_flight(
         for node in first:  # the worker's only place is the node that will be lost
             cordon(cluster, node, closed=True)
         wait_for_some(pod_store, lambda: cluster.job_state(name) in {"Complete", "Failed"})
+        assert [pod.spec.node_name for pod in cluster.job_pods(name, "worker")] == [second_node]
         before = finished(pod_store)
         subprocess.run(shlex.split(os.environ["BIOIE_TEST_NODE_DOWN"]), check=True, timeout=120)
         cut = time.monotonic()
         assert cluster.job_state(name) != "Complete", "the run was over before the power was cut"
         for node in first:
             cordon(cluster, node, closed=False)
+        wait_until("the node to count as lost", lambda: not is_ready(cluster, second_node), 120)
+        # What a cloud's controller does with a machine that is gone. Until then its pods stay as Terminating, and KubeRay 1.6 counts
+        # them as there: no worker takes their place.
+        cluster.core.delete_node(second_node)
         cluster.wait_for_job(name, 900)
-        # 20 to 40 s until the node counts as lost, 30 s of toleration, and the new worker's start: not the 300 s of Kubernetes' own default
+        # 20 to 40 s until the node counts as lost, as long again until its pods are forgotten, and the new worker's start
         assert time.monotonic() - cut < 300
         job = cluster.ray("rayjobs", name)
         assert job is not None
         assert not job["status"].get("failed"), "a lost worker is no reason to start the whole job again"
-        lost = [pod for pod in cluster.pods() if pod.spec.node_name == second_node]
-        assert lost, "the worker was elsewhere"
-        for pod in lost:  # nobody is there to end it
-            cluster.kill(pod.metadata.name)
     assert_whole(cluster, pod_store, here, before)
 
 
