@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bioie_ray.artifacts.store import StoreAddress
-from bioie_ray.cluster.api import ClusterError, connect
+from bioie_ray.cluster.api import connect
 from bioie_ray.cluster.cancel import cancel_job
 from bioie_ray.cluster.explain import telling_line
 from bioie_ray.cluster.logs import show_logs
-from bioie_ray.cluster.ray_api import RayServer, asked, find_job, ray_server
+from bioie_ray.cluster.ray_api import RayServer, asked, known_job, ray_server
 from bioie_ray.cluster.ray_jobs import follow_ray_job, stop_ray_job
 from bioie_ray.cluster.status import show_duration, show_status
 from bioie_ray.cluster.submit_command import check_target
@@ -54,8 +54,7 @@ def logs(
     check_target(to)
     if to == "ray" or address is not None:
         with ray_server(address, namespace, context) as server:
-            if find_job(server, name) is None:
-                raise ClusterError(f"{server.where} knows no job {name}; bioie status --to ray lists those it knows")
+            known_job(server, name)
             if follow:
                 return follow_ray_job(server, name, timeout_s=_FOLLOW_LIMIT_S)
             text: str = asked(server.jobs.get_job_logs, name)
@@ -83,10 +82,7 @@ def cancel(name: str, *, to: str, namespace: str, timeout_s: float, context: str
 
 def _ray_status(server: RayServer, name: str | None, *, as_json: bool) -> None:
     if name is not None:
-        found = find_job(server, name)
-        if found is None:
-            raise ClusterError(f"{server.where} knows no job {name}; bioie status --to ray lists those it knows")
-        rows = [_ray_facts(found)]
+        rows = [_ray_facts(known_job(server, name))]
     else:
         rows = sorted(
             (_ray_facts(job) for job in asked(server.jobs.list_jobs) if job.submission_id),

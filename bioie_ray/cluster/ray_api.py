@@ -117,6 +117,18 @@ def find_job(server: RayServer, name: str) -> Any | None:
         raise
 
 
+def known_job(server: RayServer, name: str) -> Any:
+    """What the job server knows of a submission.
+
+    Raises:
+        ClusterError: nothing.
+    """
+    found = find_job(server, name)
+    if found is None:
+        raise ClusterError(f"{server.where} knows no job {name}; bioie status --to ray lists those it knows")
+    return found
+
+
 def _client(address: str, token: str | None) -> Any:
     try:
         from ray.job_submission import JobSubmissionClient

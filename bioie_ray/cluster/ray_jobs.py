@@ -16,7 +16,7 @@ import yaml
 from bioie_ray.cluster.api import ClusterError
 from bioie_ray.cluster.explain import telling_line
 from bioie_ray.cluster.naming import WORKDIR, job_name
-from bioie_ray.cluster.ray_api import RayServer, asked, find_job
+from bioie_ray.cluster.ray_api import RayServer, asked, find_job, known_job
 from bioie_ray.cluster.resources import works_of
 from bioie_ray.cluster.submit import Submission
 from bioie_ray.cluster.terminal import note
@@ -204,9 +204,7 @@ def stop_ray_job(server: RayServer, name: str, *, timeout_s: float = 60.0, say: 
     Raises:
         ClusterError: no such job, or it did not stop in time.
     """
-    found = find_job(server, name)
-    if found is None:
-        raise ClusterError(f"{server.where} knows no job {name}; bioie status --to ray lists those it knows")
+    found = known_job(server, name)
     if str(found.status) in _FINISHED:
         say(f"{name} is over already: {found.status}")
         return
