@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bioie_ray.config.cluster import ClusterSettings, PodSettings, WorkerGroupSettings
+from bioie_ray.config.cluster import CPU_LEFT_FREE, ClusterSettings, PodSettings, WorkerGroupSettings, actor_cpus
 from bioie_ray.config.recipe import Recipe
 
 GIB = 2**30
@@ -28,8 +28,6 @@ RAY_HEAD_GIB = 1.25
 DRIVER_GIB = 0.75
 # What one actor of each kind holds with the default models, where the recipe does not say (memory_per_worker_gib).
 ACTOR_GIB = {"prepare": 0.5, "embed": 1.5, "index": 1.5, "train_reranker": 4.0, "select": 2.0}
-# An actor leaves this share of a CPU to Ray's own tasks (execution/ray_data.py).
-CPU_LEFT_FREE = 0.1
 # These methods pass the cross-encoder by unless the recipe says otherwise.
 NOT_RERANKED = frozenset({"ders", "fers", "longest"})
 
@@ -50,7 +48,7 @@ class Work:
     @property
     def cpus(self) -> float:
         """What an actor asks Ray for."""
-        return max(self.threads - CPU_LEFT_FREE, CPU_LEFT_FREE)
+        return actor_cpus(self.threads)
 
 
 @dataclass(frozen=True)

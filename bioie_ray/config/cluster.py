@@ -16,6 +16,15 @@ GroupName = r"^[a-z]([a-z0-9-]{0,13}[a-z0-9])?$"
 _CREDENTIAL = re.compile(r"(SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY)", re.IGNORECASE)
 
 
+# Actors that hold every CPU starve Ray's own tasks; the fraction is left to them.
+CPU_LEFT_FREE = 0.1
+
+
+def actor_cpus(threads: int) -> float:
+    """What an actor of so many threads asks Ray for."""
+    return max(threads - CPU_LEFT_FREE, CPU_LEFT_FREE)
+
+
 class PodSettings(Settings):
     """What one Ray pod asks Kubernetes for. Requests are limits, unless `max_cpus` says more: Ray plans with all it is told it has."""
 

@@ -10,12 +10,10 @@ from typing import Any
 
 import ray
 
-from bioie_ray.config.cluster import ClusterSettings
+from bioie_ray.config.cluster import ClusterSettings, actor_cpus
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.execution.usage import LOCAL, Node
 
-# Actors that hold every CPU starve Ray's own tasks; the fraction is left to them.
-_CPU_LEFT_FREE = 0.1
 _GROUP_LABEL = "ray.io/node-group"
 _HEAD_RESOURCE = "node:__internal_head__"
 
@@ -79,7 +77,7 @@ def _node(found: dict[str, Any]) -> Node:
 def actor_resources(spec: WorkerSpec, cluster: ClusterSettings) -> dict[str, Any]:
     """What one actor asks Ray for."""
     return {
-        "num_cpus": max(spec.threads - _CPU_LEFT_FREE, _CPU_LEFT_FREE),
+        "num_cpus": actor_cpus(spec.threads),
         "num_gpus": cluster.gpus_per_worker or None,
         "memory": cluster.memory_per_worker_gib * 2**30 if cluster.memory_per_worker_gib else None,
     }
