@@ -1,0 +1,76 @@
+"""What an engine is: requests in chunks, completions out, and a stated guarantee of how reproducible they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+Finish = Literal["list", "stop", "length"]
+Kind = Literal["ner", "re"]
+
+
+class EngineError(ValueError):
+    """A model or server that cannot be used; the message says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One answer that is wanted. ``text`` is the prompt as a local model sees it, ``messages`` what a chat server gets.
+
+    ``id`` names it among the requests of its unit. ``seed`` is its own: nothing random depends on what it is batched with.
+    """
+
+    id: str
+    text: str | None
+    messages: tuple[Message, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. ``temperature`` 0 is greedy. ``stop_at`` ends an answer at the bracket that closes a complete list of that kind."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    stop_at: Kind | None = None
+    structured: Kind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer. ``finish``: ``list`` (stopped at a complete list), ``stop`` (the model ended it) or ``length`` (cut off)."""
+
+    id: str
+    text: str
+    finish: Finish
+    num_prompt_tokens: int
+    num_answer_tokens: int
+
+
+OnChunk = Callable[[int, Sequence[Completion]], None]
+
+
+class Engine(Protocol):
+    """Loaded once per process, then called for many units."""
+
+    def plan(self, requests: Sequence[Request]) -> list[list[Request]]:
+        """The chunks that the requests of a unit are done in: a function of the requests alone, each request in one of them."""
+        ...
+
+    def generate(self, chunks: Sequence[tuple[int, Sequence[Request]]], on_chunk: OnChunk) -> None:
+        """Answer numbered chunks; ``on_chunk`` gets each as soon as it is done, in whatever order.
+
+        Raises:
+            EngineError: it cannot go on; what ``on_chunk`` got before is whole.
+        """
+        ...
