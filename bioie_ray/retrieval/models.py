@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import secrets
-import shutil
-import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bioie_ray.artifacts.files import cache_folder
+from bioie_ray.retrieval.packaged import PACKAGED, ModelError, packaged_model
 
-PACKAGED = ("all-minilm-l6-v2",)
 # What decides a model's numbers; other files of a repository (pictures, other formats of the weights) do not.
 _MATTERS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja")
-
-
-class ModelError(ValueError):
-    """A model that cannot be found; the message says what was looked for and what would do."""
 
 
 def resolve_model(ref: str) -> Path:
@@ -30,7 +21,7 @@ def resolve_model(ref: str) -> Path:
         ModelError: no such folder, package or hub model.
     """
     if ref.startswith("offline:"):
-        return _packaged(ref.removeprefix("offline:"))
+        return packaged_model(ref.removeprefix("offline:"))
     path = Path(ref).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file() and not (path / "modules.json").is_file():
@@ -79,39 +70,6 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - the 
     """sha256 of a file, remembered while it does not change."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _packaged(name: str) -> Path:
-    """A model that ships as a Python package, unpacked into the cache once; two processes at once are safe.
-
-    A folder ``BIOIE_MODELS`` that has it unpacked goes first.
-    """
-    if name not in PACKAGED:
-        raise ModelError(f"no packaged model is called {name}; there are {', '.join(PACKAGED)}")
-    baked = os.environ.get("BIOIE_MODELS")  # an image's own models: read-only, while the cache is not
-    if baked and (Path(baked) / name).is_dir():
-        return Path(baked) / name
-    target = cache_folder() / "models" / name
-    if target.is_dir():
-        return target
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # the package greets at import
-            from all_minilm_l6_v2 import extract_model
-    except ImportError:
-        raise ModelError(f"offline:{name} needs its package; install it by: pip install 'bioie-ray[offline]'") from None
-    temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary.mkdir(parents=True)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            extract_model(str(temporary))
-        unpacked = next(path.parent for path in sorted(temporary.rglob("modules.json")))
-        unpacked.rename(target)
-    except OSError:
-        if not target.is_dir():  # else another process was faster, and its copy is as good
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target
 
 
 def _from_hub(ref: str) -> Path:
