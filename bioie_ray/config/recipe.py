@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from bioie_ray.config.base import Settings
 from bioie_ray.config.cluster import ClusterSettings
+from bioie_ray.config.generation import DmcrSettings, EvaluateSettings, GenerateSettings, PromptSettings
 from bioie_ray.config.steps import (
     EmbedSettings,
     IndexSettings,
@@ -26,7 +27,18 @@ from bioie_ray.config.steps import (
 )
 
 T = TypeVar("T", bound=Settings)
-JobName = Literal["prepare_corpora", "embed", "train_reranker", "select_examples"]
+JobName = Literal["prepare_corpora", "embed", "train_reranker", "select_examples", "generate", "dmcr", "evaluate"]
+# Sections that an output does not depend on, by kind: what a matrix varies there adds nothing to that output's name.
+_AFTER_SELECTION = frozenset({"prompt", "generate", "dmcr", "evaluate"})
+_NOT_IN_NAME = {
+    "selections": _AFTER_SELECTION,
+    "prompts": frozenset({"dmcr", "evaluate"}),
+    "generations": frozenset({"dmcr", "evaluate"}),
+    "dmcr": frozenset({"evaluate"}),
+    "scores": frozenset[str](),
+}
+# Zero-shot has no examples, so how they would be chosen is not in its name either: the cells of all methods are one.
+_EXAMPLES_ONLY = frozenset({"select", "rerank", "embed", "index", "train_reranker"})
 
 
 class RecipeError(ValueError):
@@ -67,10 +79,17 @@ class Recipe(Settings):
     train_reranker: TrainRerankerSettings = TrainRerankerSettings()
     rerank: RerankSettings = RerankSettings()
     select: SelectSettings = SelectSettings()
+    prompt: PromptSettings = PromptSettings()
+    generate: GenerateSettings = GenerateSettings()
+    dmcr: DmcrSettings = DmcrSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
     cluster: ClusterSettings = ClusterSettings()
     matrix: dict[str, tuple[Any, ...]] = Field(
         default_factory=dict,
         description="dotted key -> values; cells are the product, and a value that is a section may have a `label` for the cell's name",
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="of a cell, made from the matrix: what each of its keys adds to `name`"
     )
 
     @field_validator("version", "corpus_version", mode="before")
@@ -84,7 +103,7 @@ class Recipe(Settings):
         for key, values in value.items():
             if not values:
                 raise ValueError(f"matrix.{key} has no values; give at least one, or drop the key")
-            if key.split(".")[0] in {"matrix", "store", "name", "job"}:
+            if key.split(".")[0] in {"matrix", "labels", "store", "name", "job"}:
                 raise ValueError(f"matrix.{key} cannot vary inside one recipe; write a second recipe")
         return value
 
@@ -95,11 +114,20 @@ class Recipe(Settings):
         base = self.model_dump(mode="json", exclude={"matrix"}, exclude_unset=True)
         cells = []
         for values in itertools.product(*self.matrix.values()):
-            data = {**base, "name": "-".join([self.name, *map(_label, values)])}
+            labels = dict(zip(self.matrix, map(_label, values), strict=True))
+            data = {**base, "name": "-".join([self.name, *labels.values()]), "labels": labels}
             for key, value in zip(self.matrix, values, strict=True):
                 data = _with(data, key, _unlabelled(value), merge=True)
             cells.append(_validate(type(self), data, where=f"matrix cell {dict(zip(self.matrix, values, strict=True))}"))
         return cells
+
+    def name_of(self, kind: str) -> str:
+        """The name of this cell's output of a kind: `name` less the labels of what that output does not depend on."""
+        without = _NOT_IN_NAME.get(kind, frozenset())
+        if kind != "selections" and self.prompt.num_examples == 0:
+            without |= _EXAMPLES_ONLY
+        base = self.name.removesuffix("".join(f"-{label}" for label in self.labels.values()))
+        return "-".join([base, *(label for key, label in self.labels.items() if key.split(".")[0] not in without)])
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
