@@ -55,7 +55,7 @@ _ONE: Final = {
 }
 
 # A bracket that begins with one of these is a list, if not one of ours; `[see below]` is prose.
-_LIST_LIKE: Final = re.compile(rf"""\[{_SPACE}(?:[\["'({{\]\d-]|(?:null|true|false|None|True|False)\b)""")
+_LIST_LIKE: Final = re.compile(rf"""\[{_SPACE}(?:[\["'({{\]\d-]|\Z|(?:null|true|false|None|True|False)\b)""")
 # Inside such a list a quote opens a string only where an item begins: the one of `5'-AMP` does not. A string ends with its line.
 _MARK: Final = re.compile(r"""\]|[\[,(:{](?:\s*+(?:"(?:[^"\\\n]++|\\[^\n])*+"?|'(?:[^'\\\n]++|\\[^\n])*+'?))?""")
 
@@ -90,17 +90,28 @@ def find_list(text: str, kind: Kind, start: int = 0) -> tuple[int, int] | None:
     Brackets inside a list's strings do not count, and neither does anything inside a list of another form (``[1, ["a"]]``, a
     ``["a", "b"]`` in an unfinished list of pairs). Quotes and apostrophes before a list mean nothing. Linear in the text.
     """
+    found = _first_list(text, kind, start)
+    return (found[0], found[1]) if found and found[1] is not None else None
+
+
+def find_open_list(text: str, kind: Kind) -> int | None:
+    """Where a list begins that is still open at the end of the text; ``None`` where a complete one comes first, or there is none."""
+    found = _first_list(text, kind, 0)
+    return found[0] if found and found[1] is None else None
+
+
+def _first_list(text: str, kind: Kind, start: int) -> tuple[int, int | None] | None:
+    """Start and end of the first list that is complete or, without an end, still open."""
     at = text.find("[", start)
     while at >= 0:
+        resume: int | None = at + 1
         if _LIST_LIKE.match(text, at):
             try:
                 return at, _read_list(text, kind, at)[1]
             except _NotOursError:
                 resume = _past_foreign_list(text, at)
-            if resume is None:
-                return None
-        else:
-            resume = at + 1
+        if resume is None:
+            return at, None
         at = text.find("[", resume)
     return None
 
