@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from bioie_ray.generation.base import EngineError, Kind
+from bioie_ray.generation.base import EngineError, Finish, Kind
+from bioie_ray.prompting.answers import find_list
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,12 @@ def schema(kind: Kind) -> dict[str, Any]:
     string = {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}
     pair = {"type": "array", "items": string, "minItems": 2, "maxItems": 2}
     return {"type": "array", "items": string if kind == "ner" else pair, "maxItems": MAX_ITEMS}
+
+
+def cut_at_list(text: str, finish: Finish, kind: Kind) -> tuple[str, Finish]:
+    """What an engine that cannot stop at a list says in the place of one that can: the text up to its first complete list, and how it ended."""
+    found = find_list(text, kind)
+    return (text, finish) if found is None else (text[: found[1]], "list")
 
 
 class State:

@@ -1,0 +1,104 @@
+"""What a chat server's reply means: an answer, a reason to try again, or a reason to stop."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from bioie_ray.generation.base import Finish
+
+# In the `code` or `type` of an error: what may pass by itself, and what a 429 says that does not.
+_PASSING = ("rate_limit", "ratelimit", "overload", "unavailable", "timeout", "internal", "server_error", "servererror")
+_LASTING = ("insufficient_quota", "billing")
+_MAX_MESSAGE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. The numbers of tokens are ``None`` where the server does not report them."""
+
+    text: str
+    finish: Finish
+    num_prompt_tokens: int | None
+    num_answer_tokens: int | None
+
+
+class PassingError(Exception):
+    """Worth another try; the message says what happened, ``asked_s`` how long the server wants to be left alone."""
+
+    def __init__(self, message: str, asked_s: float | None = None) -> None:
+        super().__init__(message)
+        self.asked_s = asked_s
+
+
+class LastingError(Exception):
+    """The server will say the same again. ``status`` is HTTP's, or the one that an error in a 200 names, if any."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def read_reply(status: int, body: bytes, asked_s: float | None = None) -> Reply:
+    """The answer in a reply.
+
+    Raises:
+        PassingError: 408, 429, 5xx, less than a whole answer, or an error in a 200 that says one of these.
+        LastingError: any other refusal.
+    """
+    try:
+        content = json.loads(body)
+    except ValueError:
+        if status == 200:
+            raise PassingError(f"it broke off in the middle of an answer ({len(body)} bytes that are not JSON)") from None
+        content = None
+    error = _error_in(content)
+    if status != 200 or error is not None:
+        raise _refusal(status, error, body, asked_s)
+    return _answer(content)
+
+
+def _error_in(content: Any) -> dict[str, Any] | None:
+    """Servers say ``{"error": {...}}``, ``{"error": "..."}``, ``{"object": "error", ...}`` or ``{"detail": ...}``."""
+    if not isinstance(content, dict) or "choices" in content:
+        return None
+    if content.get("error"):
+        error = content["error"]
+        return error if isinstance(error, dict) else {"message": str(error)}
+    if content.get("object") == "error":
+        return content
+    return {"message": content["detail"]} if content.get("detail") else None
+
+
+def _refusal(status: int, error: dict[str, Any] | None, body: bytes, asked_s: float | None) -> PassingError | LastingError:
+    message = str((error or {}).get("message") or "").strip() or body[:_MAX_MESSAGE].decode(errors="replace").strip()
+    message = " ".join(message.split())
+    if len(message) > _MAX_MESSAGE:
+        message = f"{message[:_MAX_MESSAGE]}..."
+    words = " ".join(str((error or {}).get(key) or "") for key in ("code", "type")).lower()
+    if status == 200:
+        code = str((error or {}).get("code") or "")
+        status = int(code) if code.isdecimal() and 400 <= int(code) <= 599 else 200
+    passing = status in {408, 429} or status >= 500 or (status == 200 and any(word in words for word in _PASSING))
+    if passing and not any(word in words for word in _LASTING):
+        return PassingError(f"{_named(status)}{message}", asked_s)
+    return LastingError(status, message)
+
+
+def _named(status: int) -> str:
+    return "" if status == 200 else f"HTTP {status}: "
+
+
+def _answer(content: Any) -> Reply:
+    try:
+        choice = content["choices"][0]
+        text = choice["message"].get("content") or ""
+        if isinstance(text, list):
+            text = "".join(part.get("text") or "" for part in text)
+        usage = content.get("usage") or {}
+        tokens = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
+        num_prompt, num_answer = (int(number) if number is not None else None for number in tokens)
+        return Reply(str(text), "length" if choice.get("finish_reason") == "length" else "stop", num_prompt, num_answer)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        raise PassingError(f"its reply holds no answer: {json.dumps(content, ensure_ascii=False)[:_MAX_MESSAGE]}") from None
