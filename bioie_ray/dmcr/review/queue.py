@@ -1,0 +1,111 @@
+"""What is to be decided: answers that two evaluators turned into different lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from bioie_ray.dmcr.decisions import Choice, Key
+from bioie_ray.prompting.answers import Answers, Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An answer, the document it is about, and what the two evaluators made of it. The gold answer is not in here, on purpose.
+
+    ``list_a`` is ``None`` where ``conversion_a``, the evaluator's reply, is no list; ``invented_a`` are those of its items that are
+    neither in the answer nor in the text. The same for b.
+    """
+
+    document_id: str
+    repeat: int
+    task: str
+    kind: Kind
+    text: str
+    answer: str
+    conversion_a: str | None
+    conversion_b: str | None
+    list_a: Answers | None
+    list_b: Answers | None
+    invented_a: Answers = ()
+    invented_b: Answers = ()
+
+    @property
+    def key(self) -> Key:
+        """Which answer it is."""
+        return self.document_id, self.repeat
+
+    def answers_for(self, choice: Choice, answers: Answers | None) -> Answers | None:
+        """What a choice stands for: the proposal, or the reviewer's own list.
+
+        Raises:
+            ValueError: the proposal is no list, or the reviewer's list is missing or not of this kind.
+        """
+        if choice in {"skip", "undo"}:
+            return None
+        if choice in {"a", "b"}:
+            proposal = self.list_a if choice == "a" else self.list_b
+            if proposal is None:
+                raise ValueError(f"proposal {choice.upper()} is no list and cannot be taken; write one instead")
+            return proposal
+        if answers is None:
+            raise ValueError("an edit needs answers")
+        if not all(isinstance(answer, str) == (self.kind == "ner") for answer in answers):
+            raise ValueError(f"the answers to {self.task} are {'strings' if self.kind == 'ner' else 'pairs of strings'}")
+        return answers
+
+
+class Queue(Protocol):
+    """What is to be decided, in a fixed order."""
+
+    @property
+    def name(self) -> str:
+        """What it is a queue of, for people."""
+        ...
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """Which answers, in order."""
+        ...
+
+    def item(self, key: Key) -> Item:
+        """All about one of them. Raises KeyError."""
+        ...
+
+
+class ItemQueue:
+    """A queue of items that lie in memory: what evaluators disagree on is a small share of all answers."""
+
+    def __init__(self, name: str, items: Iterable[Item]) -> None:
+        self._name = name
+        self._items = {item.key: item for item in items}
+
+    @property
+    def name(self) -> str:
+        """What it is a queue of, for people."""
+        return self._name
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        """Which answers, in the order they came in."""
+        return tuple(self._items)
+
+    def item(self, key: Key) -> Item:
+        """All about one of them. Raises KeyError."""
+        return self._items[key]
+
+
+def find_item(queue: Queue, values: Mapping[str, Any]) -> Item:
+    """The item that an object with a ``document_id`` and a ``repeat`` is about.
+
+    Raises:
+        ValueError: there is none.
+    """
+    document_id, repeat = values.get("document_id"), values.get("repeat")
+    if isinstance(document_id, str) and isinstance(repeat, int):
+        try:
+            return queue.item((document_id, repeat))
+        except KeyError:
+            pass
+    raise ValueError(f"document {document_id!r}, repeat {repeat!r} is not to be decided in {queue.name}")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from review_items import ITEMS, a_queue
+
+from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.store import StoreAddress
+from bioie_ray.dmcr.decision_log import DecisionLog
+from bioie_ray.dmcr.decisions import Decision, new_id
+from bioie_ray.dmcr.review.exchange import export_jsonl, import_jsonl
+
+
+def a_log(folder: Path, name: str = "x") -> DecisionLog:
+    return DecisionLog(Output(StoreAddress(str(folder)), f"dmcr/{name}@1"))
+
+
+def filled(text: str, **by_document: dict[str, Any]) -> str:
+    lines = [json.loads(line) for line in text.splitlines()]
+    return "".join(json.dumps({**line, **by_document.get(f"d{line['document_id']}_{line['repeat']}", {})}) + "\n" for line in lines)
+
+
+def test_open_answers_come_with_all_that_is_needed_and_no_decision(tmp_path: Path) -> None:
+    text = export_jsonl(a_queue(), a_log(tmp_path))
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [(line["document_id"], line["repeat"]) for line in lines] == [item.key for item in ITEMS]
+    assert all(line["choice"] is line["answers"] is line["reviewer"] is None for line in lines)
+    assert lines[0]["text"] == ITEMS[0].text
+    assert lines[0]["list_b"] == list(ITEMS[0].list_b or ())
+    done = import_jsonl(text, a_queue(), a_log(tmp_path))
+    assert (done.num_added, done.num_known, done.refused) == (0, 0, ())
+
+
+def test_what_was_decided_elsewhere_is_taken_once(tmp_path: Path) -> None:
+    queue, log = a_queue(), a_log(tmp_path)
+    text = filled(
+        export_jsonl(queue, log),
+        d10071832_1={"choice": "b", "reviewer": "Cy"},
+        d10071832_2={"choice": "edit", "answers": [["amiodarone", "tremor"]], "reviewer": "Cy"},
+        d10215554_1={"choice": "skip", "reviewer": "Cy"},
+        d10391877_1={"choice": "a", "answers": ["acute hepatitis", "jaundice"], "reviewer": "Cy"},
+    )
+    done = import_jsonl("\ufeff" + text, queue, log)
+    assert (done.num_added, done.num_known, done.refused) == (4, 0, ())
+    assert log.standing(("10071832", 1)).winner.answers == ITEMS[0].list_b  # type: ignore[union-attr]
+    assert log.standing(("10071832", 2)).winner.answers == (("amiodarone", "tremor"),)  # type: ignore[union-attr]
+    assert import_jsonl(text, queue, log).num_known == 4
+    assert len(log.all()) == 4
+
+
+def test_whoever_decided_here_meanwhile_stays(tmp_path: Path) -> None:
+    queue, log = a_queue(), a_log(tmp_path)
+    text = filled(export_jsonl(queue, log), d10071832_1={"choice": "b", "reviewer": "Cy"})
+    identifier, time = new_id()
+    mine = log.add(Decision("10071832", 1, "a", ITEMS[0].list_a, "Ada", time, identifier, ""))
+    done = import_jsonl(text, queue, log)
+    assert [one.reviewer for one in done.refused] == ["Cy"]
+    assert log.standing(("10071832", 1)).winner == mine
+
+
+def test_an_export_holds_the_decisions_and_is_read_elsewhere(tmp_path: Path) -> None:
+    queue, log, elsewhere = a_queue(), a_log(tmp_path), a_log(tmp_path, "y")
+    import_jsonl(filled(export_jsonl(queue, log), d10071832_1={"choice": "b", "reviewer": "Cy"}), queue, log)
+    text = export_jsonl(queue, log)
+    assert len(text.splitlines()) == len(ITEMS)
+    import_jsonl(text, queue, elsewhere)
+    assert elsewhere.all() == log.all()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"choice": "c", "reviewer": "Cy"}, "choice is 'c'"),
+        ({"choice": "a"}, "reviewer is None, not a text"),
+        ({"choice": "a", "reviewer": "Cy", "answers": ["x"]}, "answers are not proposal A; leave them null, or choose edit"),
+        ({"choice": "edit", "reviewer": "Cy"}, "choice 'edit' needs answers"),
+        ({"choice": "edit", "reviewer": "Cy", "answers": [["a", "b"]]}, "the answers to bc5cdr_disease are strings"),
+        ({"choice": "a", "reviewer": "Cy", "document_id": "other"}, "document 'other', repeat 1 is not to be decided in dmcr/diseases@1"),
+        ({"colour": 1}, "colour is unknown; an open answer has"),
+    ],
+)
+def test_an_error_names_the_line_and_nothing_is_taken(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    queue, log = a_queue(), a_log(tmp_path)
+    good = filled(export_jsonl(queue, log), d10533204_1={"choice": "b", "reviewer": "Cy"})
+    text = filled(good, d10071832_1=change)
+    with pytest.raises(ValueError, match=r"^the file, line 1: ") as error:
+        import_jsonl(text, queue, log)
+    assert reason in str(error.value)
+    assert log.all() == []
