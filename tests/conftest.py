@@ -12,6 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from s3_server import KEY, SECRET, S3Server
+from tiny_models import save_llama
 
 # A busy machine is no reason to fail: how long one example takes says nothing here.
 hypothesis.settings.register_profile("bioie", deadline=None)
@@ -40,6 +41,18 @@ def corpora_dir() -> Path:
 def repository() -> Path:
     """The checkout."""
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A chat model with random weights: what it says is no list."""
+    return str(save_llama(tmp_path_factory.mktemp("models") / "tiny"))
+
+
+@pytest.fixture(scope="session")
+def other_llm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A base model with other random weights."""
+    return str(save_llama(tmp_path_factory.mktemp("models") / "other", seed=1, chat=False))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@
       train-00000.parquet       a shard: one atomic put
       _markers/train-00000.json its marker, after the data: rows, bytes, digest, counts
       _quarantine/train-00000.jsonl   what could not be kept, with the reason
+      _parts/train-00000/0003.json    finished parts of a shard under way, where its rows are dear; gone with the record
       record.json               last: the output is finished, and this is what made it
 
 Nothing is ever locked. Two runs of one recipe at once are safe: they have the same fingerprint, so they make the same
@@ -18,6 +19,7 @@ import builtins
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +33,7 @@ RECORD = "record.json"
 CLAIM = "_claim.json"
 MARKERS = "_markers"
 QUARANTINE = "_quarantine"
+PARTS = "_parts"
 NOTE = "_progress.txt"
 _FOREIGN_SHOWN = 3
 
@@ -110,7 +113,11 @@ class Output:
         """
         here = f"{self.key}/"
         names = [key.removeprefix(here) for key in self.store.keys(self.key)]
-        ours = [name for name in names if name.startswith(f"{MARKERS}/") or name == NOTE or ("/" not in name and name.endswith(".parquet"))]
+        ours = [
+            name
+            for name in names
+            if name.startswith((f"{MARKERS}/", f"{PARTS}/")) or name == NOTE or ("/" not in name and name.endswith(".parquet"))
+        ]
         for name in [*ours, CLAIM]:
             self.store.delete(here + name)
 
@@ -180,6 +187,24 @@ class Output:
             self.store.write(key, ours)
             return ours
         return theirs
+
+    def put_part(self, shard: str, part: int, data: bytes) -> bytes:
+        """Keep a part of a shard under way; the bytes that count: those of whoever was first."""
+        key = f"{self.key}/{PARTS}/{shard}/{part:05d}.json"
+        return data if self.store.create(key, data) else self.store.read(key)
+
+    def parts(self, shard: str) -> dict[int, bytes]:
+        """The parts of a shard that are there, by number."""
+        found = {}
+        for key in self.store.keys(f"{self.key}/{PARTS}/{shard}"):
+            with suppress(FileNotFoundError):  # another run of this fingerprint has just finished the shard
+                found[int(key.rpartition("/")[2].removesuffix(".json"))] = self.store.read(key)
+        return found
+
+    def drop_parts(self, shard: str = "") -> None:
+        """Remove the parts of a committed shard, or of all."""
+        for key in self.store.keys(f"{self.key}/{PARTS}/{shard}".rstrip("/")):
+            self.store.delete(key)
 
     def shard_key(self, shard: str) -> str:
         """Key of a shard's data."""

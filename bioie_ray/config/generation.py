@@ -94,7 +94,7 @@ class GenerateSettings(ModelSettings):
     max_new_tokens: int = Field(default=512, ge=1)
     repeats: int = Field(default=1, ge=1, le=1_000, description="answers for each document, each with a seed of its own")
     stop_at_list: bool = Field(default=True, description="end an answer at the closing bracket of a complete list")
-    structured: bool = Field(default=False, description="decode so that only a valid list can come out (xgrammar)")
+    structured: bool = Field(default=False, description="decode so that only a valid list can come out (llguidance)")
 
 
 class DmcrSettings(Settings):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bioie_ray.config.base import Settings
 from bioie_ray.config.cluster import ClusterSettings
@@ -106,6 +106,15 @@ class Recipe(Settings):
             if key.split(".")[0] in {"matrix", "labels", "store", "name", "job"}:
                 raise ValueError(f"matrix.{key} cannot vary inside one recipe; write a second recipe")
         return value
+
+    @model_validator(mode="after")
+    def _enough_examples_are_kept(self) -> Self:
+        if self.job in {"generate", "dmcr", "evaluate"} and self.prompt.num_examples > self.select.keep and not self.matrix:
+            raise ValueError(
+                f"prompt.num_examples is {self.prompt.num_examples} but only select.keep={self.select.keep} examples are kept for a query; "
+                f"set select.keep to at least {self.prompt.num_examples}"
+            )
+        return self
 
     def cells(self) -> list[Self]:
         """The single-task recipes this one stands for, in the order of the matrix (itself alone without one)."""

@@ -27,11 +27,15 @@ class Worker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """How to build a worker elsewhere: a class that can be imported and arguments that can be pickled."""
+    """How to build a worker elsewhere: a class that can be imported and arguments that can be pickled.
+
+    Units of workers of the same ``affinity`` come one after the other: they share what is slow to load.
+    """
 
     build: Callable[..., Worker]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
+    affinity: str = ""
 
     def make(self) -> Worker:
         """Build the worker in this process."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bioie_ray.config.recipe import JobName, Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
-from bioie_ray.corpora.tasks import TASKS
+from bioie_ray.corpora.tasks import TASKS, get_task
+from bioie_ray.pipeline.convert import ConvertStep
+from bioie_ray.pipeline.dmcr import DmcrStep
 from bioie_ray.pipeline.embed import EmbedStep
+from bioie_ray.pipeline.evaluate import EvaluateStep
+from bioie_ray.pipeline.generate import GenerateStep
 from bioie_ray.pipeline.index import IndexStep
 from bioie_ray.pipeline.prepare import corpus_step
-from bioie_ray.pipeline.select import SelectStep, make_select_step
+from bioie_ray.pipeline.prompts import PromptsStep
+from bioie_ray.pipeline.select import RANDOM_METHODS, SelectStep, for_repeat, make_select_step
 from bioie_ray.pipeline.step import Step
 from bioie_ray.pipeline.train_reranker import TrainRerankerStep
 
@@ -29,19 +35,21 @@ class Planner:
         """
         ordered: dict[str, Step] = {}
         for cell in recipe.cells():
-            for target in self._targets(cell, job or recipe.job):
-                _collect(target, ordered)
+            _collect(self._target(cell, job or recipe.job), ordered)
         return list(ordered.values())
 
-    def _targets(self, recipe: Recipe, job: JobName) -> list[Step]:
+    def _target(self, recipe: Recipe, job: JobName) -> Step:
         corpus = TASKS[recipe.task].corpus
-        if job == "prepare_corpora":
-            return [self.corpus(recipe, corpus)]
-        if job == "embed":
-            return [self.vectors(recipe, corpus)]
-        if job == "train_reranker":
-            return [self.reranker(recipe)]
-        return [self.selection(recipe)]
+        targets: dict[JobName, Callable[[], Step]] = {
+            "prepare_corpora": lambda: self.corpus(recipe, corpus),
+            "embed": lambda: self.vectors(recipe, corpus),
+            "train_reranker": lambda: self.reranker(recipe),
+            "select_examples": lambda: self.selection(recipe),
+            "generate": lambda: self.generation(recipe),
+            "dmcr": lambda: self.dmcr(recipe),
+            "evaluate": lambda: EvaluateStep(recipe, self.dmcr(recipe)),
+        }
+        return targets[job]()
 
     def corpus(self, recipe: Recipe, corpus: CorpusName) -> Step:
         """The prepared corpus."""
@@ -82,6 +90,25 @@ class Planner:
     def selection(self, recipe: Recipe) -> SelectStep:
         """The selection of one task by one method."""
         return make_select_step(self, recipe)
+
+    def prompts(self, recipe: Recipe) -> PromptsStep:
+        """The prompts of one cell, with as many selections as its repeats need: a random method draws anew for each."""
+        task = get_task(recipe.task, recipe.nlm_gene_types)
+        selections: list[SelectStep] = []
+        if recipe.prompt.num_examples:
+            num_draws = recipe.generate.repeats if recipe.select.method in RANDOM_METHODS else 1
+            selections = [self.selection(for_repeat(recipe, repeat)) for repeat in range(1, num_draws + 1)]
+        return PromptsStep(recipe, task, self.corpus(recipe, task.corpus), tuple(selections))
+
+    def generation(self, recipe: Recipe) -> GenerateStep:
+        """A model's answers."""
+        return GenerateStep(recipe, self.prompts(recipe))
+
+    def dmcr(self, recipe: Recipe) -> DmcrStep:
+        """What the answers are worth, with both evaluators' conversions where the recipe has evaluators."""
+        generation = self.generation(recipe)
+        evaluators = zip("ab", recipe.dmcr.evaluators, strict=False)
+        return DmcrStep(recipe, generation, tuple(ConvertStep(recipe, generation, letter, settings) for letter, settings in evaluators))
 
     def _once(self, key: tuple[str, str], make: object) -> Step:
         if key not in self._steps:

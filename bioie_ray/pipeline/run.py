@@ -18,7 +18,19 @@ from bioie_ray.pipeline.group import GroupWorker, join, part
 from bioie_ray.pipeline.progress import Progress
 from bioie_ray.pipeline.step import Step
 
-KINDS = ("corpora", "vectors", "indexes", "rerankers", "selections")
+KINDS = (
+    "corpora",
+    "vectors",
+    "indexes",
+    "rerankers",
+    "selections",
+    "prompts",
+    "generations",
+    "conversions-a",
+    "conversions-b",
+    "dmcr",
+    "scores",
+)
 
 
 def run_plan(steps: Sequence[Step], progress: Progress, *, attempt: int = 1) -> None:
@@ -59,7 +71,7 @@ def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
     running: dict[str, _Running] = {}
     units: list[str] = []
     num_done = 0
-    for step in steps:
+    for step in sorted(steps, key=lambda step: step.worker().affinity if not step.output.is_finished() else ""):
         if step.output.is_finished():
             progress.line(f"{step.what}: done before, {step.output.location}")
             continue

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 BEST_EXAMPLES = "best_examples.json"
 SHORT_QUERIES = "short_queries.json"
+RANDOM_METHODS = frozenset({"ders", "fers"})
 
 
 class Inputs(Protocol):
@@ -71,6 +72,15 @@ def make_select_step(planner: Inputs, recipe: Recipe) -> SelectStep:
     )
 
 
+def for_repeat(recipe: Recipe, repeat: int) -> Recipe:
+    """The recipe of the draw that belongs to a repeat (from 1); the first one's is the recipe itself."""
+    if repeat == 1:
+        return recipe
+    select = recipe.select.model_copy(update={"repeat": recipe.select.repeat + repeat - 1})
+    labels = {**recipe.labels, "select.repeat": f"r{repeat:02d}"}
+    return recipe.model_copy(update={"select": select, "labels": labels, "name": f"{recipe.name}-r{repeat:02d}"})
+
+
 @dataclass(frozen=True)
 class SelectStep:
     """Retrieve, rerank and choose for every query of one task."""
@@ -103,7 +113,7 @@ class SelectStep:
         if self.reranks:
             payload["rerank"] = recipe.rerank.model_dump(mode="json", exclude={"model"})
             payload["reranker"] = self.reranker.output.fingerprint if self.reranker else model_fingerprint(str(recipe.rerank.model))
-        return Output(self.corpus.output.address, f"selections/{recipe.name}@{recipe.version}", payload)
+        return Output(self.corpus.output.address, f"selections/{recipe.name_of('selections')}@{recipe.version}", payload)
 
     @property
     def inputs(self) -> Sequence[Step]:

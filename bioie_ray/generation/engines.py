@@ -1,0 +1,28 @@
+"""The engine of a recipe's settings, loaded once per process."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from bioie_ray.config.generation import ModelSettings
+from bioie_ray.generation.base import Engine, Sampling
+
+
+@lru_cache(maxsize=1)
+def load_engine(settings: ModelSettings, sampling: Sampling) -> Engine:
+    """The engine; the cells of a matrix that have the same one share it.
+
+    Raises:
+        EngineError: it cannot be had here; the message says what is missing.
+    """
+    if settings.engine == "openai":
+        from bioie_ray.generation.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(settings, sampling)
+    if settings.engine == "vllm":
+        from bioie_ray.generation.vllm_engine import VllmEngine
+
+        return VllmEngine(settings, sampling)
+    from bioie_ray.generation.transformers_engine import TransformersEngine
+
+    return TransformersEngine(settings, sampling)

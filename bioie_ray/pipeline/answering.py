@@ -1,0 +1,63 @@
+"""Requests of a unit to an engine, with every finished chunk kept at once: what was answered is never asked again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from bioie_ray.artifacts.output import Output
+from bioie_ray.config.generation import ModelSettings
+from bioie_ray.generation.base import Completion, Engine, Request
+from bioie_ray.retrieval.models import model_fingerprint
+
+
+def answer(engine: Engine, requests: Sequence[Request], output: Output, unit: str) -> dict[str, Completion]:
+    """The completion of every request, by id. Chunks that an earlier try left in the store are taken from there.
+
+    Raises:
+        EngineError: the engine cannot go on; the chunks it finished are kept.
+    """
+    chunks = engine.plan(requests)
+    kept = output.parts(unit)
+    done = {completion.id: completion for data in kept.values() for completion in _read(data)}
+
+    def keep(number: int, completions: Sequence[Completion]) -> None:
+        data = json.dumps([dataclasses.asdict(completion) for completion in completions], ensure_ascii=False).encode()
+        done.update({completion.id: completion for completion in _read(output.put_part(unit, number, data))})
+
+    left = [(number, chunk) for number, chunk in enumerate(chunks) if number not in kept]
+    if left:
+        engine.generate(left, keep)
+    return done
+
+
+def _read(data: bytes) -> list[Completion]:
+    return [Completion(**fields) for fields in json.loads(data)]
+
+
+def sample_seed(seed: int, document_id: str, repeat: int) -> int:
+    """The seed of one answer: a number below 2**63 that depends on the recipe's seed, the document and the repeat alone."""
+    digest = hashlib.sha256(f"answer:{seed}:{document_id}:{repeat}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def model_identity(settings: ModelSettings) -> dict[str, Any]:
+    """What of a model and its engine can change an answer, for fingerprints. How an endpoint is called, and where, is not in it."""
+    identity: dict[str, Any] = {"engine": settings.engine}
+    if settings.engine == "openai":
+        return {**identity, "model": settings.model, "sends_seed": settings.endpoint.sends_seed}
+    identity |= settings.model_dump(mode="json", include={"dtype", "threads", "batch_size", "batch_tokens"})
+    identity["model"] = model_fingerprint(settings.model)
+    if settings.adapter is not None:
+        identity["adapter"] = model_fingerprint(settings.adapter)
+    return identity
+
+
+def cost_usd(settings: ModelSettings, counts: dict[str, int]) -> float:
+    """What the tokens of an output cost at the recipe's prices."""
+    endpoint = settings.endpoint
+    prompt, answers = counts.get("prompt_tokens", 0), counts.get("answer_tokens", 0)
+    return (prompt * endpoint.usd_per_million_prompt_tokens + answers * endpoint.usd_per_million_answer_tokens) / 1e6

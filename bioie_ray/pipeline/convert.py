@@ -1,0 +1,165 @@
+"""``conversions-a/`` and ``conversions-b/<name>@<version>``: what an evaluator makes of every answer that does not parse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.config.generation import ModelSettings
+from bioie_ray.config.recipe import Recipe
+from bioie_ray.dmcr.conversion import CONVERSION_VERSION, conversion_messages, conversion_text
+from bioie_ray.dmcr.reading import RULES_VERSION, read_answer
+from bioie_ray.execution.units import WorkerSpec
+from bioie_ray.generation.base import Completion, Request, Sampling
+from bioie_ray.pipeline.answering import answer, cost_usd, model_identity
+from bioie_ray.pipeline.generate import NOT_ASKED, GenerateStep, model_name
+from bioie_ray.pipeline.step import Step
+from bioie_ray.prompting.prompt import Turn
+from bioie_ray.prompting.tokenizer import ModelTokenizer, load_tokenizer
+
+FORMAT_VERSION = 1
+CONVERSION_SCHEMA = pa.schema(
+    [
+        ("document_id", pa.string()),
+        ("repeat", pa.int32()),
+        ("conversion", pa.string()),
+        ("finish", pa.string()),
+        ("num_prompt_tokens", pa.int32()),
+        ("num_answer_tokens", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ConvertStep:
+    """One of the two evaluators over the malformed answers of a generation."""
+
+    recipe: Recipe
+    generation: GenerateStep
+    letter: str
+    settings: ModelSettings
+
+    @cached_property
+    def output(self) -> Output:
+        """The conversions; the payload covers answers, evaluator, and the prompt's and the rules' versions."""
+        kind = f"conversions-{self.letter}"
+        payload = {
+            "kind": kind,
+            "format_version": FORMAT_VERSION,
+            "generations": self.generation.output.fingerprint,
+            "model": model_identity(self.settings),
+            "max_new_tokens": self.recipe.dmcr.max_new_tokens,
+            "prompt": CONVERSION_VERSION,
+            "rules": RULES_VERSION,
+        }
+        return Output(self.generation.output.address, f"{kind}/{self.recipe.name_of('dmcr')}@{self.recipe.version}", payload)
+
+    @property
+    def inputs(self) -> Sequence[Step]:
+        """The answers."""
+        return (self.generation,)
+
+    @property
+    def takes_notes(self) -> bool:
+        """Its units are short."""
+        return False
+
+    @property
+    def what(self) -> str:
+        """For the progress line."""
+        return f"converting by {model_name(self.settings.model)} {self.output.key.partition('/')[2]}"
+
+    def units(self) -> list[str]:
+        """One unit a shard of answers."""
+        return self.generation.output.shards()
+
+    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
+        """A shard with its marker."""
+        return unit in markers
+
+    def worker(self) -> WorkerSpec:
+        """The engine, loaded at the first malformed answer."""
+        arguments = {
+            "settings": self.settings,
+            "kind": self.generation.prompts.task.kind,
+            "max_new_tokens": self.recipe.dmcr.max_new_tokens,
+            "generation": self.generation.output,
+            "output": self.output,
+        }
+        return WorkerSpec(ConvertWorker, arguments, threads=self.settings.threads, affinity=f"{self.settings.engine} {self.settings.model}")
+
+    def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
+        """Who converted, and what it cost."""
+        self.output.drop_parts()
+        counts = {name: sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens")}
+        cost = round(cost_usd(self.settings, counts), 6)
+        return {"task": self.recipe.task, "model": self.settings.model, "engine": self.settings.engine, "cost_usd": cost}
+
+
+class ConvertWorker:
+    """Answer shard in, conversions of its malformed answers out."""
+
+    def __init__(self, settings: ModelSettings, kind: Any, max_new_tokens: int, generation: Output, output: Output) -> None:
+        self._settings = settings
+        self._kind = kind
+        self._sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=max_new_tokens, stop_at=kind)
+        self._generation = generation
+        self._output = output
+
+    def process(self, unit: str) -> None:
+        """Convert the malformed answers of one shard; one that leaves the evaluator no room for its reply stays without a conversion."""
+        rows = self._generation.read_shard(unit, ["document_id", "repeat", "answer", "finish"]).to_pylist()
+        malformed = {
+            row["document_id"]: row
+            for row in rows
+            if row["finish"] != NOT_ASKED and read_answer(row["answer"], self._kind).status == "malformed"
+        }
+        requests = [request for id_, row in malformed.items() if (request := self._request(id_, row["answer"])) is not None]
+        done: dict[str, Completion] = {}
+        if requests:
+            from bioie_ray.generation.engines import load_engine
+
+            done = answer(load_engine(self._settings, self._sampling), requests, self._output, unit)
+        found = [
+            {
+                "document_id": id_,
+                "repeat": malformed[id_]["repeat"],
+                "conversion": completion.text,
+                "finish": completion.finish,
+                "num_prompt_tokens": completion.num_prompt_tokens,
+                "num_answer_tokens": completion.num_answer_tokens,
+            }
+            for id_, completion in sorted(done.items())
+        ]
+        counts = {
+            "answers": len(rows),
+            "malformed": len(malformed),
+            "conversions": len(done),
+            "prompt_tokens": sum(row["num_prompt_tokens"] for row in found),
+            "answer_tokens": sum(row["num_answer_tokens"] for row in found),
+        }
+        self._output.commit(unit, pa.Table.from_pylist(found, schema=CONVERSION_SCHEMA), counts)
+        self._output.drop_parts(unit)
+
+    def _request(self, id_: str, text: str) -> Request | None:
+        messages = conversion_messages(text, self._kind)
+        tokenizer = self._tokenizer()
+        if tokenizer is None:
+            return Request(id_, None, messages, seed=0)
+        prompt = (
+            tokenizer.render([Turn("assistant" if m.role == "assistant" else "user", m.content) for m in messages])
+            if tokenizer.has_template
+            else tokenizer.begin(conversion_text(text, self._kind))
+        )
+        if tokenizer.context is not None and tokenizer.count(prompt) + self._sampling.max_new_tokens > tokenizer.context:
+            return None
+        return Request(id_, prompt, messages, seed=0)
+
+    def _tokenizer(self) -> ModelTokenizer | None:
+        ref = self._settings.tokenizer if self._settings.engine == "openai" else self._settings.model
+        return load_tokenizer(ref) if ref else None

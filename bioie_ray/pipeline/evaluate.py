@@ -1,0 +1,153 @@
+"""``scores/<name>@<version>``: how good the answers are, as they stand, undressed, and after review.
+
+A person's decisions change scores, not what they were made from: scores with decisions are another version of the same name,
+``<version>.d<number>-<digest>``, and the ones before stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.config.recipe import Recipe
+from bioie_ray.corpora.document import from_table
+from bioie_ray.corpora.tasks import Answer, Task
+from bioie_ray.dmcr.decision_log import DecisionLog
+from bioie_ray.dmcr.decisions import resolve
+from bioie_ray.evaluation.table import SCORES_SCHEMA, score_document, summarise
+from bioie_ray.execution.units import WorkerSpec
+from bioie_ray.pipeline.dmcr import DmcrStep, load
+from bioie_ray.pipeline.generate import model_name
+from bioie_ray.pipeline.prompts import split_unit
+from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.view import View
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EvaluateStep:
+    """Score the answers of one run of the grid, all repeats of it."""
+
+    recipe: Recipe
+    dmcr: DmcrStep
+
+    @cached_property
+    def decisions(self) -> str:
+        """Digest and number of people's decisions when the step was planned; empty without any."""
+        return DecisionLog(self.dmcr.output).digest()
+
+    @cached_property
+    def output(self) -> Output:
+        """The scores."""
+        recipe = self.recipe
+        payload = {
+            "kind": "scores",
+            "format_version": FORMAT_VERSION,
+            "task": recipe.task,
+            "dmcr": self.dmcr.output.fingerprint,
+            "decisions": self.decisions,
+            "settings": recipe.evaluate.model_dump(mode="json"),
+        }
+        digest, _, number = self.decisions.rpartition("-")
+        version = f"{recipe.version}.d{number}-{digest[:6]}" if digest else recipe.version
+        return Output(self.dmcr.output.address, f"scores/{recipe.name_of('scores')}@{version}", payload)
+
+    @property
+    def task(self) -> Task:
+        """What was asked."""
+        return self.dmcr.generation.prompts.task
+
+    @property
+    def inputs(self) -> Sequence[Step]:
+        """Corpus and verdicts."""
+        return (self.dmcr.corpus, self.dmcr)
+
+    @property
+    def takes_notes(self) -> bool:
+        """Its units are short."""
+        return False
+
+    @property
+    def what(self) -> str:
+        """For the progress line."""
+        return f"scoring {self.output.key.removeprefix('scores/')}"
+
+    def units(self) -> list[str]:
+        """One unit a shard of verdicts."""
+        return self.dmcr.output.shards()
+
+    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
+        """A shard with its marker."""
+        return unit in markers
+
+    def worker(self) -> WorkerSpec:
+        """No model."""
+        arguments: dict[str, Any] = {
+            "task": self.task,
+            "view": self.dmcr.generation.prompts.view,
+            "dmcr": self.dmcr.output,
+            "output": self.output,
+        }
+        arguments["decisions"] = self.decisions
+        return WorkerSpec(EvaluateWorker, arguments)
+
+    def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
+        """Precision, recall and F1 of raw, cleaned and corrected answers, by repeat and over repeats, with intervals."""
+        table = pa.concat_tables([self.output.read_shard(unit) for unit in sorted(markers)])
+        recipe = self.recipe
+        return {
+            "task": recipe.task,
+            "model": model_name(recipe.generate.model),
+            "method": method_name(recipe, reranked=any(step.reranks for step in self.dmcr.generation.prompts.selections)),
+            "num_examples": recipe.prompt.num_examples,
+            "decisions": int(self.decisions.rpartition("-")[2] or 0),
+            "summary": summarise(table, self.task, recipe.evaluate),
+        }
+
+
+def method_name(recipe: Recipe, *, reranked: bool) -> str:
+    """How examples were chosen, as tables show it."""
+    if recipe.prompt.num_examples == 0:
+        return "zero-shot"
+    return f"{recipe.select.method} + reranker" if reranked else recipe.select.method
+
+
+class EvaluateWorker:
+    """Verdict shard in, scores of each of its answers out."""
+
+    def __init__(self, task: Task, view: View, dmcr: Output, output: Output, decisions: str) -> None:
+        self._task = task
+        self._view = view
+        self._dmcr = dmcr
+        self._output = output
+        log = DecisionLog(dmcr)
+        self._decided = resolve(log.all())
+        if log.digest() != decisions:
+            raise ValueError(f"decisions were made in {dmcr.location} since this run began; run it again, it then counts them")
+
+    def process(self, unit: str) -> None:
+        """Score one shard."""
+        documents = {
+            document.id: document for document in from_table(self._view.corpus.read_shard(self._view.corpus_shard(split_unit(unit)[0])))
+        }
+        rows: list[dict[str, Any]] = []
+        for row in self._dmcr.read_shard(unit).to_pylist():
+            decided = self._decided.get((row["document_id"], row["repeat"]))
+            corrected: Sequence[Answer] | None = decided if decided is not None else load(row["corrected"])
+            rows += score_document(
+                self._task,
+                documents[row["document_id"]],
+                row["repeat"],
+                load(row["raw"]),
+                load(row["cleaned"]),
+                corrected,
+                malformed=row["status"] == "malformed",
+                undecided=row["verdict"] == "differ" and decided is None,
+            )
+        self._output.commit(unit, pa.Table.from_pylist(rows, schema=SCORES_SCHEMA), {"scored": len(rows) // 3})

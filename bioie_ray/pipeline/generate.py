@@ -1,0 +1,178 @@
+"""``generations/<name>@<version>``: the answers of a model to every prompt, each repeat with seeds of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.config.generation import GenerateSettings
+from bioie_ray.config.recipe import Recipe
+from bioie_ray.execution.units import WorkerSpec
+from bioie_ray.generation.base import Completion, Message, Request, Sampling
+from bioie_ray.pipeline.answering import answer, cost_usd, model_identity, sample_seed
+from bioie_ray.pipeline.prompts import PromptsStep, draw_unit, split_unit
+from bioie_ray.pipeline.step import Step
+
+FORMAT_VERSION = 1
+# A query that has no prompt (too long by itself) has a row all the same: it counts as answered by nothing.
+NOT_ASKED = "not_asked"
+GENERATION_SCHEMA = pa.schema(
+    [
+        ("document_id", pa.string()),
+        ("repeat", pa.int32()),
+        ("seed", pa.int64()),
+        ("answer", pa.string()),
+        ("finish", pa.string()),
+        ("num_prompt_tokens", pa.int32()),
+        ("num_answer_tokens", pa.int32()),
+        ("num_examples", pa.int32()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class GenerateStep:
+    """Ask a model. A unit is a shard of prompts and a repeat."""
+
+    recipe: Recipe
+    prompts: PromptsStep
+
+    @cached_property
+    def output(self) -> Output:
+        """The answers; the payload covers prompts, model, engine, sampling and seeds."""
+        settings = self.recipe.generate
+        sampling = {"temperature", "top_p", "max_new_tokens", "repeats", "stop_at_list", "structured"}
+        payload = {
+            "kind": "generations",
+            "format_version": FORMAT_VERSION,
+            "prompts": self.prompts.output.fingerprint,
+            "model": model_identity(settings),
+            "sampling": settings.model_dump(mode="json", include=sampling),
+            "seed": self.recipe.seed,
+        }
+        key = f"generations/{self.recipe.name_of('generations')}@{self.recipe.version}"
+        return Output(self.prompts.output.address, key, payload)
+
+    @property
+    def inputs(self) -> Sequence[Step]:
+        """The prompts."""
+        return (self.prompts,)
+
+    @property
+    def takes_notes(self) -> bool:
+        """Its units may be long."""
+        return False
+
+    @property
+    def what(self) -> str:
+        """For the progress line."""
+        return f"asking {model_name(self.recipe.generate.model)} {self.output.key.removeprefix('generations/')}"
+
+    def units(self) -> list[str]:
+        """One unit a repeat and shard of queries."""
+        shards = self.prompts.view.query_units()
+        return [draw_unit(shard, repeat) for repeat in range(1, self.recipe.generate.repeats + 1) for shard in shards]
+
+    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
+        """A shard with its marker."""
+        return unit in markers
+
+    def worker(self) -> WorkerSpec:
+        """The engine, loaded once per process."""
+        arguments = {
+            "settings": self.recipe.generate,
+            "kind": self.prompts.task.kind,
+            "seed": self.recipe.seed,
+            "prompts": self.prompts.output,
+            "num_draws": self.prompts.num_draws,
+            "output": self.output,
+        }
+        return WorkerSpec(GenerateWorker, arguments, threads=self.recipe.generate.threads, affinity=_affinity(self.recipe.generate))
+
+    def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
+        """What was asked of whom, and what it cost."""
+        self.output.drop_parts()
+        settings = self.recipe.generate
+        counts = {name: sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens")}
+        return {
+            "task": self.recipe.task,
+            "model": settings.model,
+            "engine": settings.engine,
+            "repeats": settings.repeats,
+            "cost_usd": round(cost_usd(settings, counts), 6),
+        }
+
+
+class GenerateWorker:
+    """Prompt shard in, answer shard out."""
+
+    def __init__(self, settings: GenerateSettings, kind: Any, seed: int, prompts: Output, num_draws: int, output: Output) -> None:
+        from bioie_ray.generation.engines import load_engine
+
+        self._prompts = prompts
+        self._num_draws = num_draws
+        self._seed = seed
+        self._output = output
+        sampling = Sampling(
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_new_tokens=settings.max_new_tokens,
+            stop_at=kind if settings.stop_at_list else None,
+            structured=kind if settings.structured else None,
+        )
+        self._engine = load_engine(settings, sampling)
+
+    def process(self, unit: str) -> None:
+        """Answer one shard of prompts for one repeat."""
+        shard, repeat = split_unit(unit)
+        prompts = self._prompts.read_shard(draw_unit(shard, min(repeat, self._num_draws))).to_pylist()
+        requests = [
+            Request(row["document_id"], row["text"], _messages(row["messages"]), sample_seed(self._seed, row["document_id"], repeat))
+            for row in prompts
+            if row["problem"] is None
+        ]
+        done = answer(self._engine, requests, self._output, unit)
+        seeds = {request.id: request.seed for request in requests}
+        rows = [_row(row, repeat, done.get(row["document_id"]), seeds.get(row["document_id"], 0)) for row in prompts]
+        counts = {
+            "answers": len(done),
+            "not_asked": len(rows) - len(done),
+            "prompt_tokens": sum(completion.num_prompt_tokens for completion in done.values()),
+            "answer_tokens": sum(completion.num_answer_tokens for completion in done.values()),
+            "cut_off": sum(completion.finish == "length" for completion in done.values()),
+        }
+        self._output.commit(unit, pa.Table.from_pylist(rows, schema=GENERATION_SCHEMA), counts)
+        self._output.drop_parts(unit)
+
+
+def model_name(ref: str) -> str:
+    """A model's name for people: the last part of a path or id, without ``offline:``."""
+    return ref.removeprefix("offline:").rstrip("/").rpartition("/")[2]
+
+
+def _affinity(settings: GenerateSettings) -> str:
+    """Units with the same one share a loaded model."""
+    return f"{settings.engine} {settings.model} {settings.adapter} {settings.dtype}"
+
+
+def _messages(text: str) -> tuple[Message, ...]:
+    return tuple(Message(turn["role"], turn["content"]) for turn in json.loads(text))
+
+
+def _row(prompt: Mapping[str, Any], repeat: int, completion: Completion | None, seed: int) -> dict[str, Any]:
+    return {
+        "document_id": prompt["document_id"],
+        "repeat": repeat,
+        "seed": seed,
+        "answer": completion.text if completion else "",
+        "finish": completion.finish if completion else NOT_ASKED,
+        "num_prompt_tokens": completion.num_prompt_tokens if completion else 0,
+        "num_answer_tokens": completion.num_answer_tokens if completion else 0,
+        "num_examples": len(prompt["example_ids"]),
+    }
