@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from urllib.parse import quote
 
 import uvicorn
@@ -44,7 +45,7 @@ class ReviewServer:
 
     def run(self) -> None:
         """Serve until ``stop`` or Ctrl-C."""
-        with self._socket:
+        with self._socket, suppress(KeyboardInterrupt):  # the way to end it, and no failure
             self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
