@@ -81,8 +81,8 @@ class DecisionLog:
         """Add decisions made elsewhere, each after what it builds on; what is in the log already keeps standing."""
         waiting = sorted(decisions, key=lambda decision: decision.id)
         log = self.all()
-        known_ids = {decision.id for decision in log}
-        new = [one for one in waiting if one.id not in known_ids and not any(one.says_the_same_as(other) for other in log)]
+        known_ids, known = {decision.id for decision in log}, {decision.substance for decision in log}
+        new = [one for one in waiting if one.id not in known_ids and one.substance not in known]
         num_known = len(waiting) - len(new)
         num_added = 0
         refused: list[Decision] = []
@@ -116,7 +116,7 @@ class DecisionLog:
 
     def _append(self, decision: Decision, standing: Standing) -> Decision:
         if decision.choice != "skip":
-            known = next((other for other in standing.chain if other.says_the_same_as(decision)), None)
+            known = next((other for other in standing.chain if other.substance == decision.substance), None)
             if known:
                 return known
             if standing.head != decision.seen or not self._go_on_from(decision):
@@ -133,7 +133,7 @@ class DecisionLog:
     def _refuse(self, decision: Decision) -> ConflictError:
         """Keep a decision that lost, under an id that comes after all others, so that it never wins by an early clock."""
         log = self.all()
-        if not any(decision.says_the_same_as(other) for other in log):
+        if not any(other.substance == decision.substance for other in log):
             self._write(replace(decision, id=new_id(after=max((other.id for other in log), default=""))[0]))
         return ConflictError(decision, self.standing(decision.key))
 

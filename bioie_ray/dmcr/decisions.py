@@ -74,9 +74,10 @@ class Decision:
         """Which answer it is about."""
         return self.document_id, self.repeat
 
-    def says_the_same_as(self, other: Decision) -> bool:
-        """Whether the other is the same decision, perhaps sent twice: all but id and time."""
-        return all(getattr(self, name) == getattr(other, name) for name in ("key", "choice", "answers", "reviewer", "seen"))
+    @property
+    def substance(self) -> tuple[object, ...]:
+        """All but id and time: two decisions with the same are one, perhaps sent twice."""
+        return self.key, self.choice, self.answers, self.reviewer, self.seen
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -70,9 +70,7 @@ class Review:
         self.stack.callback(lambda: wrong and pytest.fail(f"the page complained: {wrong}"))
         self.stack.callback(context.close)
         page.goto(self.client.url)
-        page.fill("#name", reviewer)
-        page.keyboard.press("Enter")
-        expect(page.locator("#name-dialog")).to_be_hidden()
+        say_who(page, reviewer)
         return page
 
 
@@ -81,6 +79,15 @@ def review(browser: Any, tmp_path: Path) -> Iterator[Review]:
     log = DecisionLog(Output(StoreAddress(str(tmp_path)), "dmcr/x@1"))
     with serving(a_queue(), log) as client, ExitStack() as stack:
         yield Review(browser, log, client, stack)
+
+
+def say_who(page: Any, reviewer: str) -> None:
+    """Give a name, and wait until keys count: not before the dialog is gone and an answer is shown."""
+    page.fill("#name", reviewer)
+    page.keyboard.press("Enter")
+    expect(page.locator("#name-dialog")).to_be_hidden()
+    expect(page.locator("#who")).to_have_text(reviewer)
+    at(page, 1)
 
 
 def at(page: Any, number: int) -> None:
@@ -93,7 +100,6 @@ def texts(page: Any, selector: str) -> list[str]:
 
 def test_both_proposals_with_their_difference_and_the_text(review: Review) -> None:
     page = review.open()
-    at(page, 1)
     assert page.locator("#text").inner_text().replace("\n", " ").split() == ITEMS[0].text.split()
     assert page.locator("#answer").text_content() == ITEMS[0].answer
     assert texts(page, ".proposal.a li.only .item") == ["thyrotoxicosis", "steroid-induced diabetes"]
@@ -111,7 +117,6 @@ def test_both_proposals_with_their_difference_and_the_text(review: Review) -> No
 
 def test_the_whole_queue_by_keys_alone(review: Review) -> None:
     page = review.open()
-    at(page, 1)
     page.keyboard.press("a")
     at(page, 2)
     assert review.log.standing(ITEMS[0].key).winner.answers == ITEMS[0].list_a  # type: ignore[union-attr]
@@ -140,7 +145,6 @@ def test_the_whole_queue_by_keys_alone(review: Review) -> None:
 
 def test_a_list_of_ones_own(review: Review) -> None:
     page = review.open()
-    at(page, 1)
     page.keyboard.press("e")
     assert [page.locator("#rows input").nth(n).input_value() for n in range(8)] == [
         "atrial fibrillation", "tremor", "thyrotoxicosis", "steroid-induced diabetes", "Crohn's disease",
@@ -175,8 +179,6 @@ def test_a_list_of_ones_own(review: Review) -> None:
 
 def test_two_reviewers_at_once(review: Review) -> None:
     ada, bo = review.open("Ada"), review.open("Bo")
-    at(ada, 1)
-    at(bo, 1)
     bo.keyboard.press("b")
     at(bo, 2)
     ada.keyboard.press("a")
@@ -192,7 +194,6 @@ def test_two_reviewers_at_once(review: Review) -> None:
 
 def test_a_key_never_decides_about_what_is_not_shown_yet(review: Review) -> None:
     page = review.open()
-    at(page, 1)
     page.route("**/api/items/1", lambda route: (page.wait_for_timeout(400), route.continue_()))
     page.keyboard.press("j")
     page.keyboard.press("a")
@@ -234,8 +235,7 @@ def test_with_a_token_the_link_opens_the_page(browser: Any, tmp_path: Path) -> N
         page.goto(client.url)
         page.wait_for_selector("#name")
         assert "token" not in page.url
-        page.fill("#name", "Ada")
-        page.keyboard.press("Enter")
+        say_who(page, "Ada")
         page.keyboard.press("a")
         at(page, 2)
         assert log.num_effective() == 1
@@ -247,8 +247,7 @@ def test_a_server_that_is_gone_is_said(browser: Any, tmp_path: Path) -> None:
         page = context.new_page()
         with serving(a_queue(), log) as client:
             page.goto(client.url)
-            page.fill("#name", "Ada")
-            page.keyboard.press("Enter")
+            say_who(page, "Ada")
             at(page, 1)
         page.keyboard.press("a")
         expect(page.locator("#notice")).to_contain_text("The server does not answer")
