@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
-from bioie_ray.evaluation.gold_view import GoldView, Key, distinct
+from bioie_ray.evaluation.gold_view import GoldView, Key, distinct, key
 from bioie_ray.evaluation.scoring import Answers, boundary_matches
 
 ErrorKind = Literal["missed", "boundary", "direction", "wrong_type", "partial", "invented", "spurious", "duplicate"]
@@ -43,13 +43,21 @@ def errors(view: GoldView, answers: Answers) -> dict[ErrorKind, int]:
     A gold answer that no boundary and no direction error accounts for is ``missed``.
     """
     given = distinct(answers)
-    near = boundary_matches(view, given)
     found: dict[ErrorKind, int] = dict.fromkeys(ERROR_KINDS, 0)
-    for answer in given - view.gold:
-        found[_kind(view, given, near, answer)] += 1
+    for kind in judge(view, answers).values():
+        if kind != "right":
+            found[kind] += 1
     found["missed"] = len(view.gold - given) - found["boundary"] - found["direction"]
     found["duplicate"] = len(answers or ()) - len(given)
     return found
+
+
+def judge(view: GoldView, answers: Answers) -> dict[Key, ErrorKind | Literal["right"]]:
+    """Every distinct answer with its kind, or ``right``; in the order given."""
+    given = distinct(answers)
+    near = boundary_matches(view, given)
+    listed = dict.fromkeys(key(answer) for answer in answers or ())
+    return {answer: "right" if answer in view.gold else _kind(view, given, near, answer) for answer in listed}
 
 
 def _kind(view: GoldView, given: frozenset[Key], near: Mapping[Key, Key], answer: Key) -> ErrorKind:

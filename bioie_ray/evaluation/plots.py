@@ -97,7 +97,7 @@ def scatter(rows: Sequence[tuple[str, str, float, Interval]], width: float, heig
     x = nice_axis([row[2] for row in rows], 0.0, width)
     y = nice_axis([row[3].high for row in rows], height, 0.0, cap=1.0)
     by_height = sorted(rows, key=lambda row: (-row[3].mean, row[0]))
-    labels = _spread([y.at(row[3].mean) for row in by_height], LABEL_HEIGHT, height)
+    labels = spread_labels([y.at(row[3].mean) for row in by_height], LABEL_HEIGHT, height)
     points = [
         Point(label, role, x.at(value), y.at(interval.mean), y.at(interval.low), y.at(interval.high), label_y)
         for (label, role, value, interval), label_y in zip(by_height, labels, strict=True)
@@ -117,7 +117,7 @@ def _nice_step(raw: float) -> float:
     return next((m * magnitude for m in (1.0, 2.0, 2.5, 5.0) if m * magnitude >= raw * (1 - 1e-9)), 10.0 * magnitude)
 
 
-def _spread(heights: Sequence[float], gap: float, bottom: float) -> list[float]:
+def spread_labels(heights: Sequence[float], gap: float, bottom: float) -> list[float]:
     """Ascending heights moved down, then up, as little as needed for ``gap`` between neighbours and none below ``bottom``."""
     placed: list[float] = []
     for height in heights:

@@ -6,9 +6,7 @@ script and plots are inline, and its content security policy forbids anything el
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 import os
 import tempfile
@@ -19,6 +17,8 @@ from typing import Literal
 
 from bioie_ray.evaluation.coverage import CoverageSummary, Interval
 from bioie_ray.evaluation.page import render
+from bioie_ray.evaluation.report_csv import coverage_csv, scores_csv
+from bioie_ray.evaluation.score_results import AnswerView, MissingRun, ScoreResult
 
 Answer = tuple[str, ...]  # one surface form (entity), or an ordered pair of them (relation)
 Role = Literal["selector", "random", "baseline"]
@@ -39,6 +39,11 @@ class Provenance:
     inputs: tuple[str, ...] = ()
     image: str | None = None
     seconds: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """The kind of output, by which the page groups many."""
+        return self.source.rpartition("@")[0].split("/")[-2] if "/" in self.source and "@" in self.source else "outputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +170,13 @@ class ReportData:
     vectors: tuple[VectorsSummary, ...] = ()
     rerankers: tuple[RerankerSummary, ...] = ()
     provenance: tuple[Provenance, ...] = ()
+    scores: tuple[ScoreResult, ...] = ()
+    missing: tuple[MissingRun, ...] = ()
+    answers: tuple[AnswerView, ...] = ()
 
 
 def build_report(data: ReportData, out: Path) -> Path:
-    """Write ``out`` (HTML) and, beside it, ``.csv`` (the coverage table) and ``.json`` (all of ``data``).
+    """Write ``out`` (HTML) and, beside it, ``.csv`` (the coverage table), ``.scores.csv`` (the scores, if any) and ``.json`` (all of ``data``).
 
     Each file is written whole or not at all.
 
@@ -177,13 +185,17 @@ def build_report(data: ReportData, out: Path) -> Path:
     """
     if out.suffix != ".html":
         raise ValueError(f"a report is an HTML file, but --out is {out.name}; name it {out.stem or 'report'}.html")
-    if not (data.results or data.corpora or data.vectors or data.rerankers):
-        raise ValueError("nothing to report: none of the given outputs holds counts, vectors, a reranker or selections")
+    if not (data.scores or data.results or data.corpora or data.vectors or data.rerankers):
+        raise ValueError("nothing to report: none of the given outputs holds counts, vectors, a reranker, selections or scores")
     _check_sources(data)
-    html = render(data, csv_name=out.with_suffix(".csv").name, json_name=out.with_suffix(".json").name)
+    tables = {out.with_suffix(".csv"): coverage_csv(data)} if data.results or not data.scores else {}
+    if data.scores:
+        tables[out.with_suffix(".scores.csv")] = scores_csv(data.scores)
+    html = render(data, files=[*(path.name for path in tables), out.with_suffix(".json").name])
     out.parent.mkdir(parents=True, exist_ok=True)
     _write(out.with_suffix(".json"), json.dumps(dataclasses.asdict(data), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    _write(out.with_suffix(".csv"), _csv(data))
+    for path, text in tables.items():
+        _write(path, text)
     _write(out, html)
     return out
 
@@ -191,30 +203,13 @@ def build_report(data: ReportData, out: Path) -> Path:
 def _check_sources(data: ReportData) -> None:
     known = {p.source for p in data.provenance}
     used = [s for r in data.results for s in r.sources] + [s.source for s in data.samples]
-    used += [part.source for parts in (data.corpora, data.vectors, data.rerankers) for part in parts]
+    used += [part.source for parts in (data.corpora, data.vectors, data.rerankers, data.scores, data.answers) for part in parts]
     for result in data.results:
         if not result.sources:
             raise ValueError(f"{result.method} on {result.task} names no source; every number needs a provenance")
     for source in used:
         if source not in known:
             raise ValueError(f"no provenance was given for {source}; every number needs one")
-
-
-def _csv(data: ReportData) -> str:
-    stats = [f"{name}{end}" for name in ("coverage", "difference", "per_1000_tokens") for end in ("", "_low", "_high")]
-    counts = ["short_queries", "excluded_query", "excluded_duplicate_text", "num_truncated"]
-    rest = ["num_queries", "num_without_gold", "num_draws", "mean_tokens", "mean_examples"]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["task", "method", "role", "baseline", *stats, *rest, *counts, "sources"])
-    for result in data.results:
-        cells: list[object] = [result.task, result.method, result.role, data.baseline]
-        for interval in (result.summary.coverage, result.summary.difference, result.summary.per_1000_tokens):
-            cells += [interval.mean, interval.low, interval.high] if interval else ["", "", ""]
-        cells += [getattr(result.summary, name) for name in rest]
-        cells += [getattr(result, name) for name in counts]
-        writer.writerow([*cells, " ".join(result.sources)])
-    return buffer.getvalue()
 
 
 def _write(path: Path, text: str) -> None:

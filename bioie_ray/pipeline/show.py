@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bioie_ray.pipeline.locate import locate
+from bioie_ray.pipeline.show_scores import score_table
 
 
 def show_output(place: str, *, as_json: bool, endpoint: str | None = None) -> None:
@@ -31,6 +32,8 @@ def show_output(place: str, *, as_json: bool, endpoint: str | None = None) -> No
 
 def _tables(record: Mapping[str, Any]) -> list[Table]:
     tables = []
+    if record["kind"] == "scores":
+        tables.append(score_table(record))
     if "splits" in record:
         columns = list(next(iter(record["splits"].values())))
         splits = Table("split", *columns, box=None, padding=(0, 2, 0, 0))

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioie_ray.evaluation.marking import Piece, mark_surfaces
+from bioie_ray.evaluation.marking import Piece, mark_forms, mark_surfaces
 
 
 def test_marks_whole_words_of_either_case_longest_first() -> None:
@@ -31,3 +31,8 @@ def test_pieces_joined_are_the_text(text: str, gold: list[str], shared: list[str
     assert all(p.text for p in pieces)
     assert all(p.text.lower() in {g.lower() for g in gold} for p in pieces if p.kind == "gold")
     assert all(p.text.lower() in {s.lower() for s in shared} for p in pieces if p.kind == "shared")
+
+
+def test_forms_are_marked_by_their_kinds() -> None:
+    pieces = mark_forms("Renal failure, no ulcer.", {"renal failure": "missed", "failure": "wrong", "ulcer": "found"})
+    assert pieces == [Piece("Renal failure", "missed"), Piece(", no ", ""), Piece("ulcer", "found"), Piece(".", "")]

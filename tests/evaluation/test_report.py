@@ -4,11 +4,10 @@ import csv
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from page_reader import HOSTILE, Page
 
 from bioie_ray.evaluation.coverage import CoverageSummary, Interval
 from bioie_ray.evaluation.report import (
@@ -24,8 +23,6 @@ from bioie_ray.evaluation.report import (
     VectorsSummary,
     build_report,
 )
-
-HOSTILE = """</style><script>alert("x")</script><img src=http://evil.example/x onerror=alert(1)> & "aspirin" '"""
 
 
 def interval(mean: float, num: int = 40) -> Interval:
@@ -76,31 +73,6 @@ def data() -> ReportData:
         for s in sorted(sources)
     )
     return ReportData("A title", "2026-01-02 10:00", 10, "ders", results, (sample("task_a"),), corpora, vectors, rerankers, provenance)
-
-
-class Page(HTMLParser):
-    """Collects tags with their attributes, and the text that a reader sees."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self._hidden = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self._hidden = tag if tag in {"style", "script"} else self._hidden
-
-    def handle_endtag(self, tag: str) -> None:
-        self._hidden = "" if tag == self._hidden else self._hidden
-
-    def handle_data(self, data: str) -> None:
-        self.text += "" if self._hidden else data
-
-    def values(self, *names: str) -> Iterator[str]:
-        for _, attributes in self.tags:
-            yield from (str(attributes[name]) for name in names if name in attributes)
 
 
 def build(data: ReportData, folder: Path) -> Page:

@@ -17,5 +17,5 @@ for (const button of document.querySelectorAll("th button")) {
   });
 }
 addEventListener("beforeprint", () => {
-  for (const details of document.querySelectorAll("details.sampled")) details.open = true;
+  for (const details of document.querySelectorAll("details.sampled, details.folded")) details.open = true;
 });

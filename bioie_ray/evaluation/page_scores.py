@@ -1,0 +1,228 @@
+"""What the page shows of scores, worked out from ``ReportData``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Final
+
+from bioie_ray.evaluation import plots
+from bioie_ray.evaluation.coverage import Interval
+from bioie_ray.evaluation.errors import ERROR_MEANINGS, MISSED_KINDS, WRONG_KINDS
+from bioie_ray.evaluation.marking import Piece, mark_forms
+from bioie_ray.evaluation.plots_scores import LineInput, Lines, Segment, bar, line_styles, lines
+from bioie_ray.evaluation.score_results import ZERO_SHOT, AnswerView, MissingRun, OtherScore, ScoreResult, VariantScore
+from bioie_ray.evaluation.table import SCORINGS, VARIANTS, Scoring
+
+if TYPE_CHECKING:  # report.py imports this module; only the types come back
+    from bioie_ray.evaluation.report import ReportData
+
+LINES_SIZE: Final = (330.0, 220.0)
+FOREST_WIDTH: Final = 150.0
+OVERVIEW_WIDTH: Final = 440.0
+BAR_WIDTH: Final = 280.0
+FATES: Final = {
+    "as-it-stands": "a list as it stands",
+    "undressed": "undressed by fixed rules",
+    "converted": "converted, both evaluators or a person agree",
+    "no-list": "no list: undecided, or not reviewed; counts as empty",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRow:
+    """A run in its task's table: marks of raw, cleaned and corrected F1 on one axis, and the bars of what became of its answers."""
+
+    result: ScoreResult
+    best: bool
+    raw: plots.Mark
+    cleaned: plots.Mark
+    corrected: plots.Mark
+    fates: tuple[Segment, ...]
+    gold: tuple[Segment, ...]
+    given: tuple[Segment, ...]
+
+    @property
+    def scorings(self) -> dict[Scoring, VariantScore | OtherScore]:
+        """Corrected scores by scoring, strict first."""
+        score = self.result.corrected
+        return {"strict": score, **{name: score.scorings[name] for name in SCORINGS if name in score.scorings}}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreChart:
+    """F1 against the number of examples, for one model."""
+
+    model: str
+    plot: Lines
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """Everything shown of one task's scores; rows have the best corrected F1 first."""
+
+    key: str
+    rows: tuple[ScoreRow, ...]
+    axis: plots.Axis
+    charts: tuple[ScoreChart, ...]
+    models: tuple[str, ...]
+    scorings: tuple[Scoring, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GridRow:
+    """One task and model: whether each column's run is there."""
+
+    task: str
+    model: str
+    there: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """What is scored and what is not; ``methods`` are column groups with their numbers of examples."""
+
+    methods: tuple[tuple[str, tuple[int, ...]], ...]
+    rows: tuple[GridRow, ...]
+    missing: tuple[MissingRun, ...]
+
+    @property
+    def num_runs(self) -> int:
+        """Cells of the grid."""
+        return sum(len(row.there) for row in self.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSample:
+    """A sample answer with its text cut into pieces."""
+
+    view: AnswerView
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOverview:
+    """One task and model on the common axis: without examples, with the best random ones, with the best chosen ones."""
+
+    task: str
+    model: str
+    zero: plots.Mark | None
+    random: plots.Mark | None
+    best: plots.Mark | None
+    result: ScoreResult | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreView:
+    """All that the page shows of scores; empty without any."""
+
+    tasks: tuple[ScoreTask, ...]
+    overview: tuple[ScoreOverview, ...]
+    axis: plots.Axis
+    grid: Grid | None
+    answers: tuple[tuple[str, tuple[AnswerSample, ...]], ...]
+    wrong: dict[str, str]
+    missed: dict[str, str]
+    fates: dict[str, str]
+    bar_width: float = BAR_WIDTH
+    forest_width: float = FOREST_WIDTH
+
+
+def score_view(data: ReportData) -> ScoreView:
+    """Tables, charts, bars, the grid and the samples of the report's scores."""
+    ranked = sorted(data.scores, key=lambda r: (-r.corrected.f1.mean, r.name))
+    styles = line_styles(list(dict.fromkeys((r.name, r.role) for r in ranked if r.method != ZERO_SHOT)))
+    tasks = tuple(_task(data.scores, key, styles) for key in dict.fromkeys(r.task for r in data.scores))
+    shown = {kind for result in data.scores for kind, number in result.corrected.errors.items() if number}
+    axis = plots.nice_axis([r.corrected.f1.mean for r in ranked], 0.0, OVERVIEW_WIDTH, num_ticks=5, cap=1.0)
+    sampled = groupby(data.answers, key=lambda view: view.task)
+    return ScoreView(
+        tasks=tasks,
+        overview=_overview(ranked, axis),
+        axis=axis,
+        grid=_grid(data.scores, data.missing) if data.scores else None,
+        answers=tuple((task, tuple(AnswerSample(v, tuple(mark_forms(v.text, v.marks))) for v in views)) for task, views in sampled),
+        wrong={kind: ERROR_MEANINGS[kind] for kind in WRONG_KINDS if kind in shown},
+        missed={kind: ERROR_MEANINGS[kind] for kind in MISSED_KINDS if kind in shown},
+        fates=FATES,
+    )
+
+
+def _task(results: Sequence[ScoreResult], key: str, styles: Mapping[str, str]) -> ScoreTask:
+    mine = sorted((r for r in results if r.task == key), key=lambda r: (-r.corrected.f1.mean, r.model, r.name, r.num_examples))
+    axis = plots.nice_axis([r.variants[v].interval.high for r in mine for v in VARIANTS], 0.0, FOREST_WIDTH, cap=1.0)
+    models = tuple(sorted({r.model for r in mine}))
+    charts = (ScoreChart(model, _chart([r for r in mine if r.model == model], styles)) for model in models)
+    there = {name for r in mine for name in r.corrected.scorings}
+    return ScoreTask(
+        key=key,
+        rows=tuple(_row(r, axis, best=r is mine[0] and r.corrected.f1.mean > 0) for r in mine),
+        axis=axis,
+        charts=tuple(chart for chart in charts if chart.plot.lines),
+        models=models,
+        scorings=("strict", *(name for name in SCORINGS if name in there)),
+    )
+
+
+def _overview(ranked: Sequence[ScoreResult], axis: plots.Axis) -> tuple[ScoreOverview, ...]:
+    rows = []
+    for task, model in dict.fromkeys((r.task, r.model) for r in sorted(ranked, key=lambda r: (r.task, r.model))):
+        mine = [r for r in ranked if (r.task, r.model) == (task, model)]
+        zero = next((r for r in mine if r.method == ZERO_SHOT), None)
+        drawn, chosen = (next((r for r in mine if r.role == role), None) for role in ("random", "selector"))
+        rows.append(ScoreOverview(task, model, _mark(zero, axis), _mark(drawn, axis), _mark(chosen, axis), chosen))
+    return tuple(rows)
+
+
+def _mark(result: ScoreResult | None, axis: plots.Axis) -> plots.Mark | None:
+    return plots.mark(result.corrected.interval, axis) if result else None
+
+
+def _row(result: ScoreResult, axis: plots.Axis, *, best: bool) -> ScoreRow:
+    raw, cleaned, corrected = (result.variants[variant] for variant in VARIANTS)
+    score, errors = corrected, corrected.errors
+    fates = (
+        ("as-it-stands", result.num_answers - raw.malformed),
+        ("undressed", raw.malformed - cleaned.malformed),
+        ("converted", cleaned.malformed - corrected.malformed),
+        ("no-list", corrected.malformed),
+    )
+    found = ("right", score.total("tp"))
+    return ScoreRow(
+        result=result,
+        best=best,
+        raw=plots.mark(raw.interval, axis),
+        cleaned=plots.mark(cleaned.interval, axis),
+        corrected=plots.mark(corrected.interval, axis),
+        fates=bar(fates, BAR_WIDTH),
+        gold=bar([found, *((kind, errors[kind]) for kind in (*MISSED_KINDS[1:], MISSED_KINDS[0]))], BAR_WIDTH),
+        given=bar([found, *((kind, errors[kind]) for kind in WRONG_KINDS)], BAR_WIDTH),
+    )
+
+
+def _chart(results: Sequence[ScoreResult], styles: Mapping[str, str]) -> Lines:
+    """One line for every method (and setting) that was run with examples; zero-shot runs of the same setting are its start."""
+    zeros = {r.setting: r.corrected.interval for r in results if r.method == ZERO_SHOT}
+    zero: Interval | None = zeros.get("", next(iter(zeros.values()), None))
+    names = sorted({(r.role != "selector", r.name) for r in results if r.method != ZERO_SHOT})
+    rows = []
+    for _, name in names:
+        members = sorted((r for r in results if r.name == name), key=lambda r: r.num_examples)
+        rows.append(LineInput(name, styles[name], tuple((r.num_examples, r.corrected.interval) for r in members)))
+    return lines(rows, zero, *LINES_SIZE)
+
+
+def _grid(results: Sequence[ScoreResult], missing: Sequence[MissingRun]) -> Grid:
+    there = {(r.task, r.model, r.method, r.num_examples) for r in results}
+    cells = there | {(m.task, m.model, m.method, m.num_examples) for m in missing}
+    columns = sorted({(method != ZERO_SHOT, method, number) for _, _, method, number in cells})
+    groups = groupby(columns, key=lambda column: column[1])
+    return Grid(
+        methods=tuple((method, tuple(number for _, _, number in members)) for method, members in groups),
+        rows=tuple(
+            GridRow(task, model, tuple((task, model, method, number) in there for _, method, number in columns))
+            for task, model in dict.fromkeys((task, model) for task, model, _, _ in sorted(cells))
+        ),
+        missing=tuple(missing),
+    )
