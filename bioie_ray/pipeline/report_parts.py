@@ -62,6 +62,7 @@ def provenance(source: str, output: Output, record: Mapping[str, Any]) -> Proven
     models = {}
     if "model" in record:
         models["model" if record["kind"] in _ASKED else "embedder"] = str(record["model"])
+    models |= {f"evaluator {letter}": str(name) for letter, name in zip("ab", record.get("evaluators", ()), strict=False)}
     if record.get("reranked"):
         models["reranker"] = str(
             recipe["rerank"]["model"] or next(i["output"] for i in record["inputs"] if i["output"].startswith("rerankers/"))

@@ -96,6 +96,7 @@ def test_page_holds_the_numbers_it_was_given(data: ReportData, tmp_path: Path) -
         in text
     )
     for number in (
+        "That is +12.3 points against ders (95 % interval +4.5 to +20.1), over 40 documents.",
         "45.4 ±1.2",  # raw
         "55.4 ±1.2",  # cleaned
         "65.4 ±1.2 62.3 to 68.3",  # corrected

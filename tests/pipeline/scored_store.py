@@ -86,7 +86,7 @@ def write_run(store: Path, one: Run) -> None:
     corpus = Output(StoreAddress(str(store)), f"corpora/embedded_{CORPORA[one.task]}@1")
     answered = answers_of(one, corpus)
     below = finish(store, "generations", one, {"test-00000": generated(answered)}, [corpus])
-    reviewed = finish(store, "dmcr", one, {"test-00000": review_table(answered)}, [below])
+    reviewed = finish(store, "dmcr", one, {"test-00000": review_table(answered)}, [below], {"evaluators": ["offline:a", "offline:b"]})
     score(store, one, answered, [reviewed, corpus])
 
 

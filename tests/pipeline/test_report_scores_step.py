@@ -132,6 +132,7 @@ def test_scores_alone_bring_the_provenance_of_what_they_were_made_from(store: Pa
     assert entry["inputs"] == [f"dmcr/{BEST.key}@1", "corpora/embedded_bc5cdr@1"]
     assert entry["models"] == {"model": BEST.model}
     assert entry["seeds"] == [7]
+    assert found[f"dmcr/{BEST.key}@1"]["models"] == {"evaluator a": "offline:a", "evaluator b": "offline:b"}
     assert len(whole(page)["scores"]) == 1
 
 
