@@ -91,7 +91,7 @@ def _result(output: Output, record: Mapping[str, Any], setting: str, names: Call
 
 def _baseline_of(result: ScoreResult, runs: Sequence[ScoreResult]) -> ScoreResult | None:
     """The run with as many random examples; of several, the one with the same setting, else none."""
-    if result.method in (BASELINE, ZERO_SHOT):
+    if result.method == BASELINE:
         return None
     place = (result.task, result.model, result.num_examples, BASELINE)
     others = [run for run in runs if (run.task, run.model, run.num_examples, run.method) == place]

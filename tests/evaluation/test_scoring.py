@@ -124,6 +124,7 @@ def test_a_cluster_is_a_concept_of_its_own() -> None:
     view = GoldView.of(BIORELEX, replace(doc, mentions=mentions, relations=(relation,)))
     assert strict(view, [("(Raf)", "Ras")]) == Counts(1, 0, 1)
     assert concept(view, [("(Raf)", "Ras")]) == Counts(1, 0, 0)
+    assert concept(view, [("Ras", "(Raf)"), ("Ras", "Raf kinase")]) == Counts(0, 1, 1), "two names of one cluster are one mistake"
 
 
 def test_mentions_that_a_relation_joins_are_known_by_their_form() -> None:
