@@ -101,9 +101,19 @@ def prepare(
 def show(
     output: Annotated[str, typer.Argument(metavar="DIR", help="any output: STORE/KIND/NAME@VERSION")],
     as_json: Annotated[bool, typer.Option("--json", help="the whole record as JSON")] = False,
+    prompt: Annotated[
+        str | None,
+        typer.Option("--prompt", metavar="ID", help="of prompts or generations: what the model saw of this document, and what it said"),
+    ] = None,
+    repeat: Annotated[int, typer.Option(min=1, help="which repeat, with --prompt")] = 1,
     endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server")] = None,
 ) -> None:
-    """Print record, counts and provenance of an output."""
+    """Print record, counts and provenance of an output, or one prompt as the model saw it."""
+    if prompt is not None:
+        from bioie_ray.pipeline.show_prompt import show_prompt
+
+        show_prompt(output, prompt, repeat, endpoint=endpoint)
+        return
     from bioie_ray.pipeline.show import show_output
 
     show_output(output, as_json=as_json, endpoint=endpoint)
@@ -277,6 +287,29 @@ def report(
     from bioie_ray.pipeline.report import make_report
 
     print(make_report(outputs, out, endpoint=endpoint))
+
+
+@app.command()
+@_fail_in_one_message
+def review(
+    output: Annotated[str, typer.Argument(metavar="DIR", help="STORE/dmcr/NAME@VERSION")],
+    host: Annotated[str, typer.Option(help="address to listen on; other than loopback needs a token")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0: any free one")] = 0,
+    token: Annotated[
+        str | None, typer.Option(envvar="BIOIE_REVIEW_TOKEN", help="what a browser has to show; better by the environment than here")
+    ] = None,
+    export_: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE.jsonl", help="write decisions and open answers there, and do not serve")
+    ] = None,
+    import_: Annotated[
+        Path | None, typer.Option("--import", metavar="FILE.jsonl", help="take decisions made elsewhere, and do not serve")
+    ] = None,
+    endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server")] = None,
+) -> None:
+    """Open the page on which a person decides what two evaluators could not; run the recipe again to score with the decisions."""
+    from bioie_ray.pipeline.review import review as review_output
+
+    review_output(output, endpoint=endpoint, host=host, port=port, token=token, export=export_, import_=import_)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 # Build the image of this checkout with docker, podman or buildah, whichever works; print its reference and write it to
 # build/image.txt. Nothing changed since: a second.
 #   scripts/build_image.sh [--variant cpu|gpu] [--base IMAGE] [--python X.Y] [--without-models] [--release] [--registry REGISTRY]
-#     --without-models   leave out the layer of offline models (90 MB), for clusters that reach a model hub
+#     --without-models   leave out the layer of offline models (0.9 GB), for clusters that reach a model hub
 #     --release          tag <version>-<variant>; without: <version>-<variant>-<content hash>
 # BIOIE_BASE_IMAGE       the base where --base is not given
 # BIOIE_BUILD_CA         a CA bundle (file) that pip and apt trust during the build; nothing of it stays in the image

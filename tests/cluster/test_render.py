@@ -279,5 +279,5 @@ def test_rendering_needs_the_core_install_only(repository: Path) -> None:
 
 
 def test_the_version_of_ray_is_the_locked_one(repository: Path) -> None:
-    locked = [line for line in (repository / "images/requirements/select.lock").read_text().splitlines() if line.startswith("ray==")]
+    locked = [line for line in (repository / "images/requirements/jobs.lock").read_text().splitlines() if line.startswith("ray==")]
     assert [line.split()[0] for line in locked] == [f"ray=={RAY_VERSION}"]

@@ -46,7 +46,7 @@ def test_a_folder_without_a_model_is_an_error(tmp_path: Path) -> None:
 def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BIOIE_CACHE", str(tmp_path))
     monkeypatch.setitem(sys.modules, "all_minilm_l6_v2", None)  # what an import of a missing package meets
-    with pytest.raises(ModelError, match=r"bioie-ray\[offline\]"):
+    with pytest.raises(ModelError, match=r"bioie-ray\[generate,offline\]"):
         resolve_model("offline:all-minilm-l6-v2")
 
 
@@ -54,7 +54,7 @@ def test_a_model_baked_into_an_image_needs_neither_package_nor_cache(tmp_path: P
     monkeypatch.setitem(sys.modules, "all_minilm_l6_v2", None)
     monkeypatch.setenv("BIOIE_CACHE", str(tmp_path / "read-only"))
     monkeypatch.setenv("BIOIE_MODELS", str(tmp_path / "models"))
-    with pytest.raises(ModelError, match=r"bioie-ray\[offline\]"):  # an image built without models
+    with pytest.raises(ModelError, match=r"bioie-ray\[generate,offline\]"):  # an image built without models
         resolve_model("offline:all-minilm-l6-v2")
     (tmp_path / "models" / "all-minilm-l6-v2").mkdir(parents=True)
     assert resolve_model("offline:all-minilm-l6-v2") == tmp_path / "models" / "all-minilm-l6-v2"
