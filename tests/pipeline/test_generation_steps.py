@@ -175,3 +175,22 @@ def test_what_decides_an_answer_is_in_the_fingerprint(settings: dict[str, Any], 
         changed = prints(**{section: {**settings[section], **change}})
         assert changed[-1] != first[-1], (section, change)
     assert prints(cluster={"executor": "ray", "num_workers": 7}) == first
+
+
+def test_a_prompt_is_shown_as_the_model_saw_it(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from bioie_ray.pipeline.show_prompt import show_prompt
+
+    (row,) = [row for row in rows(store / "prompts/r@1") if row["document_id"] == "t041"]
+    (said,) = [row for row in rows(store / "generations/r@1") if (row["document_id"], row["repeat"]) == ("t041", 2)]
+    show_prompt(str(store / "prompts/r@1"), "t041")
+    assert capsys.readouterr().out == row["text"] + "\n"
+    show_prompt(str(store / "generations/r@1"), "t041", 2)
+    shown = capsys.readouterr().out
+    assert shown.startswith(row["text"])
+    assert shown.endswith(f"seed {said['seed']}) ---\n{said['answer']}\n")
+    with pytest.raises(ValueError, match="has no document 't999'"):
+        show_prompt(str(store / "generations/r@1"), "t999")
+    with pytest.raises(ValueError, match="has no repeat 3; it has 1, 2"):
+        show_prompt(str(store / "generations/r@1"), "t041", 3)
+    with pytest.raises(ValueError, match="holds scores; give an output of prompts/ or generations/"):
+        show_prompt(str(store / "scores/r@1"), "t041")
