@@ -109,7 +109,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def test_help_lists_what_works_and_nothing_else() -> None:
-    names = {"prepare", "show", "run", "render", "submit", "status", "logs", "cancel", "doctor", "report"}
+    names = {"prepare", "show", "run", "render", "submit", "status", "logs", "cancel", "doctor", "report", "review"}
     assert {command.name or command.callback.__name__ for command in app.registered_commands if command.callback} == names
     text = bioie("--help").out
     assert all(f" {name} " in text for name in names)
