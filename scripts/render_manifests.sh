@@ -22,8 +22,8 @@ render rayjobs/prepare-corpora.yaml select_demo "${small[@]}" --set job=prepare_
 render rayjobs/embed.yaml select_demo "${small[@]}" --set job=embed --set name=embed
 render rayjobs/train-reranker.yaml select_demo "${small[@]}" --set job=train_reranker --set name=train-reranker
 render rayjobs/select-examples.yaml select_demo "${small[@]}"
-render rayjobs/generate.yaml icl_grid_demo "${small[@]}" --set job=generate --set name=generate
-render rayjobs/dmcr.yaml icl_grid_demo "${small[@]}" --set job=dmcr --set name=dmcr
+render rayjobs/generate.yaml icl_grid_demo "${small[@]}" --set job=generate
+render rayjobs/dmcr.yaml icl_grid_demo "${small[@]}" --set job=dmcr
 render rayjobs/evaluate.yaml icl_grid_demo "${small[@]}"
 render raycluster.yaml select_demo --kind raycluster --set @k8s/pods/standing.yaml
 render raycronjob.yaml refresh_nightly --kind raycronjob "${small[@]}" --schedule "30 2 * * *"
