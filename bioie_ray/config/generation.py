@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bioie_ray.config.base import Settings
 from bioie_ray.config.steps import Dtype
@@ -50,6 +50,15 @@ class EndpointSettings(Settings):
     max_usd: float | None = Field(default=None, gt=0.0, description="stop a unit's worker when its requests have cost this much")
     sends_seed: bool = Field(default=True, description="send `seed` with each request; some servers refuse it")
 
+    @field_validator("url")
+    @classmethod
+    def _no_password_in_the_url(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "the URL holds a user or password, and recipes are recorded; put the key into the variable of endpoint.key_variable"
+            )
+        return value
+
     @model_validator(mode="after")
     def _budget_has_a_price(self) -> Self:
         if self.max_usd is not None and not (self.usd_per_million_prompt_tokens or self.usd_per_million_answer_tokens):
@@ -73,7 +82,7 @@ class ModelSettings(Settings):
     )
     dtype: Dtype = "float32"
     threads: int = Field(default=1, ge=1, description="CPU threads per actor; fixed, because sums change with their number")
-    batch_size: int = Field(default=16, ge=1, description="answers under way at once")
+    batch_size: int = Field(default=16, ge=1, description="answers under way at once (transformers; vLLM sees to it itself)")
     batch_tokens: int = Field(default=16_384, ge=256, description="padded tokens of the prompts of a batch")
     endpoint: EndpointSettings = EndpointSettings()
 
