@@ -1,0 +1,241 @@
+"""A server that fails while a run asks it: the run ends whole or with one clear sentence, and what was answered is never asked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_builders import documents, make_recipe, record, rows, write_corpus
+
+from bioie_ray.pipeline.job import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
+from fake_endpoint import FakeEndpoint, Json, Reply, answer, error, fake_endpoint
+
+KEY = "sk-s3cret-0123456789abcdef"
+NUM_ROWS = 50
+
+Respond = Callable[[int, Json], Reply | None]
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """50 documents to ask about."""
+    folder = tmp_path_factory.mktemp("corpus") / "bc5cdr"
+    return str(write_corpus(folder, train=documents(range(60, 64)), test=documents(range(NUM_ROWS), "t")))
+
+
+@pytest.fixture
+def server() -> Iterator[FakeEndpoint]:
+    with fake_endpoint() as fake:
+        fake.respond = say
+        yield fake
+
+
+def say(number: int, body: Json) -> Reply:
+    """An answer that depends on what was asked and nothing else."""
+    return answer(f'["{hashlib.sha256(json.dumps(body["messages"]).encode()).hexdigest()[:8]}"]')
+
+
+def asked_of(body: Json) -> str:
+    """The document that a request is about."""
+    return str(body["messages"][-1]["content"])
+
+
+class Asking:
+    """Runs of `generate` with a recipe that asks a server, each as `jobs/generate.py` would do it."""
+
+    def __init__(self, folder: Path, source: str, capfd: pytest.CaptureFixture[str]) -> None:
+        self.store = folder / "store"
+        self._folder = folder
+        self._source = source
+        self._capfd = capfd
+        self._said = ""
+
+    def __call__(self, url: str, *overrides: str, **endpoint: Any) -> tuple[int, str]:
+        """Exit code, and what the run said."""
+        # Where and how a server is called is in no fingerprint, so a rerun may call another one.
+        settings = {"timeout_s": 5.0, "max_retries": 3, "max_wait_s": 0.05, "concurrency": 4, "url": url, **endpoint}
+        make_recipe(
+            self._folder,
+            job="generate",
+            source=self._source,
+            task="bc5cdr_disease",
+            prepare={"documents_per_shard": 64},
+            prompt={"num_examples": 0},
+            generate={"engine": "openai", "model": "tiny", "endpoint": settings},
+        )
+        arguments = [argument for override in overrides for argument in ("--set", override)]
+        code = main("generate", "", ["--recipe", str(self._folder / "recipe.yaml"), *arguments])
+        out, err = self._capfd.readouterr()
+        self._said += out + err
+        return code, out + err
+
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        return rows(self.store / "generations/r@1")
+
+    @property
+    def kept(self) -> int:
+        """Answers of the unit under way that are in the store."""
+        return len(list(self.store.glob("generations/r@1/_parts/*/*.json")))
+
+    def assert_whole(self) -> None:
+        """Every document has the answer of an undisturbed server; nothing of the run under way is left."""
+        assert [row["document_id"] for row in self.answers] == [f"t{n:03d}" for n in range(NUM_ROWS)]
+        for row, prompt in zip(self.answers, rows(self.store / "prompts/r@1"), strict=True):
+            assert row["answer"] == say(0, {"messages": json.loads(prompt["messages"])}).body["choices"][0]["message"]["content"]
+        assert record(self.store / "generations/r@1")["counts"]["answers"] == NUM_ROWS
+        assert self.kept == 0
+
+    def assert_no_key(self) -> None:
+        """The key is in no file, no name of one, and nothing that was said."""
+        assert KEY not in self._said
+        files = [path for path in self._folder.rglob("*") if path.is_file()]
+        assert files
+        assert [path for path in files if KEY in str(path) or KEY.encode() in path.read_bytes()] == []
+
+
+@pytest.fixture
+def asking(tmp_path: Path, source: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[Asking]:
+    """Runs that must not have left the key anywhere, whatever went wrong."""
+    caplog.set_level("DEBUG")
+    runs = Asking(tmp_path, source, capfd)
+    yield runs
+    runs.assert_no_key()
+    assert KEY not in caplog.text
+
+
+def the_sentence(said: str) -> str:
+    """The one line that says why the only unit failed, between what every failed run says."""
+    told = said[said.index("error: ") :].splitlines()
+    assert "1 unit failed" in told[0]
+    assert told[2:] == ["Mend the cause and run the same command again; what is done is not done again."]
+    assert "Traceback" not in said
+    return told[1].strip()
+
+
+def test_a_server_that_dies_at_row_30_of_50_is_asked_for_the_other_20_only(server: FakeEndpoint, asking: Asking) -> None:
+    def dies(number: int, body: Json) -> Reply | None:
+        if number == 30:
+            server.die()
+        return say(number, body) if number <= 30 else None
+
+    server.respond = dies
+    code, said = asking(server.url)
+    assert code == 1
+    sentence = the_sentence(said)
+    assert server.url in sentence
+    assert "What was answered is kept: run again when the server is well" in sentence
+    assert asking.kept == 30
+    assert asking.answers == []
+
+    with fake_endpoint() as well:
+        well.respond = say
+        assert asking(well.url)[0] == 0
+        assert len(well.asked) == NUM_ROWS - 30
+        first, second = ({asked_of(body) for body in bodies} for bodies in (server.asked[:30], well.asked))
+        assert first & second == set()
+        assert len(first | second) == NUM_ROWS
+        asking.assert_whole()
+        assert asking(well.url)[0] == 0
+        assert len(well.asked) == NUM_ROWS - 30  # done is done
+
+
+@pytest.mark.parametrize(
+    ("first", "endpoint"),
+    [
+        pytest.param(lambda number: error(429, "slow down"), {}, id="429 for a while"),
+        pytest.param(
+            lambda number: error(429, "slow down", headers={"Retry-After": "0.1"}), {"max_wait_s": 0.3}, id="429 with Retry-After"
+        ),
+        pytest.param(lambda number: error(503, "overloaded"), {}, id="503"),
+        pytest.param(lambda number: None, {}, id="closed connections"),
+        pytest.param(lambda number: Reply(b'{"choices": [{"mess'), {}, id="half a JSON"),
+        pytest.param(lambda number: Reply(b'{"choices": [{"mess', promised=500), {}, id="half of what was promised"),
+        pytest.param(lambda number: Reply({"error": {"message": "busy", "code": 503}}), {}, id="200 with an error that passes"),
+        pytest.param(lambda number: Reply(answer("[]").body, after_s=1.0), {"timeout_s": 0.5}, id="hangs"),
+    ],
+)
+def test_what_passes_ends_in_a_finished_run(
+    server: FakeEndpoint, asking: Asking, first: Callable[[int], Reply | None], endpoint: dict[str, Any]
+) -> None:
+    tries: Counter[str] = Counter()
+
+    def respond(number: int, body: Json) -> Reply | None:
+        tries[asked_of(body)] += 1  # four at once, but never the same one twice
+        is_hit = int(hashlib.sha256(asked_of(body).encode()).hexdigest(), 16) % 8 == 0
+        return first(number) if is_hit and tries[asked_of(body)] <= 2 else say(number, body)
+
+    server.respond = respond
+    assert asking(server.url, **endpoint)[0] == 0
+    assert set(tries.values()) == {1, 3}
+    asking.assert_whole()
+
+
+@pytest.mark.parametrize(
+    ("reply", "endpoint", "says"),
+    [
+        pytest.param(lambda: error(400, "too long"), {}, ["refuses", "HTTP 400: too long"], id="refuses"),
+        pytest.param(
+            lambda: error(401, f"Incorrect API key provided: {KEY}", code="invalid_api_key"),
+            {},
+            ["HTTP 401", "OPENAI_API_KEY, which is set, and it does not take it"],
+            id="another key, which it repeats",
+        ),
+        pytest.param(lambda: error(404, "no model tiny"), {}, ["does not list a model tiny", "(medium, large)"], id="wrong model"),
+        pytest.param(
+            lambda: Reply({"error": {"message": "bad prompt", "code": 400}}), {}, ["HTTP 400: bad prompt"], id="200 with an error"
+        ),
+        pytest.param(lambda: error(429, "slow down"), {}, ["4 tries", "HTTP 429: slow down"], id="429 for ever"),
+        pytest.param(lambda: Reply(b'{"choices": [{"mess'), {}, ["4 tries", "in the middle of an answer"], id="always half a JSON"),
+        pytest.param(
+            lambda: Reply(answer("[]").body, after_s=0.6), {"timeout_s": 0.2}, ["4 tries", "no answer in 0.2 s"], id="always hangs"
+        ),
+    ],
+)
+def test_what_lasts_is_one_sentence_and_costs_no_answer(
+    server: FakeEndpoint, asking: Asking, reply: Callable[[], Reply], endpoint: dict[str, Any], says: list[str]
+) -> None:
+    """The server answers ten, then no more; when it is well again it is asked for the others."""
+    server.models = ["medium", "large"]
+    answered: set[str] = set()
+
+    def respond(number: int, body: Json) -> Reply:
+        with server.lock:
+            if len(answered) >= 10:
+                return reply()
+            answered.add(asked_of(body))
+        return say(number, body)
+
+    server.respond = respond
+    code, said = asking(server.url, **endpoint)
+    assert code == 1
+    sentence = the_sentence(said)
+    assert [part for part in [server.url, *says] if part not in sentence] == []
+    assert asking.kept == 10
+
+    server.respond = say
+    server.asked.clear()
+    assert asking(server.url)[0] == 0
+    assert len(server.asked) == NUM_ROWS - 10
+    assert {asked_of(body) for body in server.asked}.isdisjoint(answered)
+    asking.assert_whole()
+
+
+def test_no_server_at_all_is_one_sentence(asking: Asking, server: FakeEndpoint) -> None:
+    server.die()
+    code, said = asking(server.url, max_retries=1)
+    assert code == 1
+    assert "no connection" in the_sentence(said)
