@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bioie_ray.config.generation import ModelSettings
+from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, EngineError, Finish, OnChunk, Request, Sampling
 from bioie_ray.generation.structure import cut_at_list, schema
 from bioie_ray.retrieval.models import resolve_model
@@ -82,7 +83,7 @@ class VllmEngine:
             ) from None
         self._vllm: Any = vllm
         self._sampling = sampling
-        adapter = None if settings.adapter is None else _adapter_folder(settings.adapter)
+        adapter = None if settings.adapter is None else adapter_folder(settings.adapter)
         arguments = engine_arguments(settings, str(resolve_model(settings.model)), None if adapter is None else _rank(adapter))
         try:
             self._llm: Any = vllm.LLM(**arguments)
@@ -132,22 +133,6 @@ class VllmEngine:
         if self._sampling.stop_at is not None:
             text, finish = cut_at_list(text, finish, self._sampling.stop_at)
         return Completion(request.id, text, finish, len(output.prompt_token_ids), len(answer.token_ids))
-
-
-def _adapter_folder(adapter: str) -> Path:
-    folder = Path(adapter).expanduser()
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        name, _, revision = adapter.partition("@")
-        try:
-            folder = Path(snapshot_download(name, revision=revision or None))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            raise EngineError(f"no adapter at {adapter}: {_line(error)}; give a folder or a hub id") from None
-    if not (folder / "adapter_config.json").is_file():
-        raise EngineError(f"{adapter} holds no adapter (no adapter_config.json)")
-    return folder
 
 
 def _rank(adapter: Path) -> int:

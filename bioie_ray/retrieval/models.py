@@ -40,7 +40,11 @@ def model_fingerprint(ref: str) -> str:
     Raises:
         ModelError: as ``resolve_model``.
     """
-    folder = resolve_model(ref)
+    return folder_fingerprint(resolve_model(ref))
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """The same of a folder that holds no whole model, such as an adapter's."""
     files = sorted({path for pattern in _MATTERS for path in folder.rglob(pattern) if path.is_file()})
     if any(path.suffix == ".safetensors" for path in files):
         files = [path for path in files if path.suffix != ".bin"]
