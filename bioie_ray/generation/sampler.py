@@ -29,11 +29,14 @@ def choose(logits: torch.Tensor, temperature: float, top_p: float, uniforms: Seq
     size = min(_FIRST_TRY, scaled.shape[-1])
     while True:
         values, tokens = scaled.topk(size, dim=-1)
-        chances = (values - total).exp().double()
-        cumulated = chances.cumsum(dim=-1)
-        if size == scaled.shape[-1] or bool((cumulated[:, -1] >= top_p).all()):
+        # Which of several equal ones are the last, topk leaves open: the nucleus has to be found among those above them.
+        above = (values - total).exp().double().masked_fill(values == values[:, -1:], 0.0)
+        if size == scaled.shape[-1] or bool((above.sum(dim=-1) >= top_p).all()):
             break
         size = min(size * 8, scaled.shape[-1])
+    values, tokens = _in_order(values, tokens)
+    chances = (values - total).exp().double()
+    cumulated = chances.cumsum(dim=-1)
     # A token is in while those before it have not reached top_p; the first always is.
     inside = (cumulated - chances) < top_p
     inside[:, 0] = True
@@ -42,3 +45,11 @@ def choose(logits: torch.Tensor, temperature: float, top_p: float, uniforms: Seq
     places = (cumulated <= wanted.unsqueeze(-1)).logical_and(inside).sum(dim=-1)
     places = torch.minimum(places, inside.sum(dim=-1) - 1)
     return [int(token) for token in tokens.gather(1, places.unsqueeze(-1)).squeeze(-1)]
+
+
+def _in_order(values: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The highest first, equal ones by token id: topk has them in any order, which on a GPU changes with the number of rows."""
+    by_id = tokens.argsort(dim=-1)
+    values, tokens = values.gather(1, by_id), tokens.gather(1, by_id)
+    order = values.argsort(dim=-1, descending=True, stable=True)
+    return values.gather(1, order), tokens.gather(1, order)

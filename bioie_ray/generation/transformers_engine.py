@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
 
 from bioie_ray.config.generation import ModelSettings
+from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, EngineError, Finish, OnChunk, Request, Sampling
 from bioie_ray.generation.kv_cache import can_share_prefix, new_cache, shortest_window
 from bioie_ray.generation.sampler import choose, uniform
@@ -35,7 +35,6 @@ class _Sample:
     """One answer in the making."""
 
     request: Request
-    place: int
     prompt: list[int]
     tokens: list[int] = field(default_factory=list)
     state: Any = None
@@ -49,7 +48,6 @@ class TransformersEngine:
         self._sampling = sampling
         self._tokenizer = load_tokenizer(settings.model)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        torch.set_num_threads(settings.threads)
         self._model = _load_model(settings.model, settings.adapter, settings.dtype, self._device)
         self._ends = _end_tokens(self._model, self._tokenizer.tokenizer)
         self._constraint: Any = None
@@ -75,6 +73,7 @@ class TransformersEngine:
 
     def generate(self, chunks: Sequence[tuple[int, Sequence[Request]]], on_chunk: OnChunk) -> None:
         """One batch after the other."""
+        torch.set_num_threads(self._settings.threads)  # what ran here since may have set another number, and sums change with it
         for number, requests in chunks:
             with torch.inference_mode():
                 done = self._batch(requests)
@@ -86,7 +85,7 @@ class TransformersEngine:
         return self._tokenizer.encode(request.text)
 
     def _batch(self, requests: Sequence[Request]) -> dict[str, Completion]:
-        samples = [_Sample(request, place, self._encode(request)) for place, request in enumerate(requests)]
+        samples = [_Sample(request, self._encode(request)) for request in requests]
         if self._constraint is not None:
             for sample in samples:
                 sample.state = self._constraint.start()
@@ -190,9 +189,20 @@ class TransformersEngine:
         return str(self._tokenizer.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-@lru_cache(maxsize=2)
+# The model of this process, which the cells of a matrix share; one at a time, however many a recipe has.
+_LOADED: dict[tuple[str, str | None, str, str], Any] = {}
+
+
 def _load_model(model: str, adapter: str | None, dtype: str, device: str) -> Any:
-    """Loaded once per process: the cells of a matrix share a model."""
+    """Loaded once; the one before goes first, because two may not fit."""
+    key = (model, adapter, dtype, device)
+    if key not in _LOADED:
+        _LOADED.clear()
+        _LOADED[key] = _load(*key)
+    return _LOADED[key]
+
+
+def _load(model: str, adapter: str | None, dtype: str, device: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     path = resolve_model(model)
@@ -210,12 +220,9 @@ def _with_adapter(model: Any, adapter: str) -> Any:
     try:
         from peft import PeftModel
     except ImportError:
-        raise EngineError("an adapter needs peft; install it by: pip install 'bioie-ray[train]'") from None
-    from pathlib import Path
-
-    folder = Path(adapter).expanduser()
+        raise EngineError("an adapter needs peft; install it by: pip install 'bioie-ray[generate]'") from None
     try:
-        return PeftModel.from_pretrained(model, str(folder) if folder.is_dir() else adapter).merge_and_unload()
+        return PeftModel.from_pretrained(model, str(adapter_folder(adapter))).merge_and_unload()
     except (OSError, ValueError) as error:
         raise EngineError(f"the adapter {adapter} cannot be put on: {str(error).strip().splitlines()[0]}") from None
 

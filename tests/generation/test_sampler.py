@@ -37,6 +37,16 @@ def test_a_nucleus_wider_than_the_first_try_is_whole() -> None:
     assert len({choose(logits, 1.0, 1.0, [(i + 0.5) / 1_000])[0] for i in range(1_000)}) == 1_000
 
 
+@pytest.mark.parametrize("num", [10, 1_000])
+def test_of_equally_likely_tokens_the_lower_ids_come_first(num: int) -> None:
+    logits = torch.zeros(1, num)
+    logits[0, 3] = 1.0
+    drawn = [choose(logits, 1.0, 0.5, [(i + 0.5) / (4 * num)])[0] for i in range(4 * num)]
+    first = list(dict.fromkeys(drawn))
+    assert first == [3, *(token for token in range(num) if token != 3)][: len(first)]
+    assert len(first) > num // 3
+
+
 @given(
     st.integers(0, 2**63 - 1),
     st.integers(0, 511),

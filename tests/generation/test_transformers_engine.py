@@ -109,13 +109,50 @@ def test_an_answer_ends_at_the_bracket_that_closes_its_list(tiny_llm: str) -> No
     from bioie_ray.generation.transformers_engine import _Sample
 
     said = 'Sure [1]: ["a]", "b"] and more'
-    sample = _Sample(requests()[0], 0, [5])
+    sample = _Sample(requests()[0], [5])
     for token in engine._tokenizer.encode(said):
         completion = engine._take(sample, token)
         if completion is not None:
             break
     assert completion is not None
     assert (completion.text, completion.finish, completion.num_answer_tokens) == (said[:21], "list", 21)
+
+
+def test_the_number_of_threads_is_the_settings_whatever_ran_between(tiny_llm: str) -> None:
+    engine = TransformersEngine(ModelSettings(model=tiny_llm, threads=2), Sampling(0.0, 1.0, 1))
+    torch.set_num_threads(1)
+    answers(engine)
+    assert torch.get_num_threads() == 2
+
+
+def test_one_model_is_held_at_a_time(tiny_llm: str, other_llm: str) -> None:
+    """Two of a matrix' models need not fit: the one before is gone when the next one is loaded."""
+    import gc
+    import weakref
+
+    from bioie_ray.generation.engines import load_engine
+
+    first = load_engine(ModelSettings(model=tiny_llm), Sampling(0.0, 1.0, 2))
+    assert load_engine(ModelSettings(model=tiny_llm), Sampling(0.0, 1.0, 2)) is first
+    assert isinstance(first, TransformersEngine)
+    model = weakref.ref(first._model)
+    del first
+    again = load_engine(ModelSettings(model=tiny_llm), Sampling(0.5, 1.0, 2))  # other sampling: another engine, the same model
+    assert isinstance(again, TransformersEngine)
+    assert again._model is model()
+    del again
+    load_engine(ModelSettings(model=other_llm), Sampling(0.0, 1.0, 2))
+    gc.collect()
+    assert model() is None
+
+
+def test_an_adapter_changes_answers_and_needs_no_model_in_its_folder(tiny_llm: str, tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    folder, loaded = tmp_path / "adapter", AutoModelForCausalLM.from_pretrained(tiny_llm)
+    peft.get_peft_model(loaded, peft.LoraConfig(init_lora_weights=False, target_modules=["q_proj", "v_proj"])).save_pretrained(folder)
+    with_it = answers(TransformersEngine(ModelSettings(model=tiny_llm, adapter=str(folder)), Sampling(0.0, 1.0, 24)))
+    without = answers(TransformersEngine(ModelSettings(model=tiny_llm), Sampling(0.0, 1.0, 24)))
+    assert {id_: each.text for id_, each in with_it.items()} != {id_: each.text for id_, each in without.items()}
 
 
 def test_a_model_that_is_not_there_or_no_language_model(tmp_path: Path, tiny_llm: str) -> None:
