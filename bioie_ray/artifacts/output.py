@@ -191,7 +191,10 @@ class Output:
     def put_part(self, shard: str, part: int, data: bytes) -> bytes:
         """Keep a part of a shard under way; the bytes that count: those of whoever was first."""
         key = f"{self.key}/{PARTS}/{shard}/{part:05d}.json"
-        return data if self.store.create(key, data) else self.store.read(key)
+        if not self.store.create(key, data):
+            with suppress(FileNotFoundError):  # another run of this fingerprint has just finished the shard, and that one counts
+                return self.store.read(key)
+        return data
 
     def parts(self, shard: str) -> dict[int, bytes]:
         """The parts of a shard that are there, by number."""

@@ -27,10 +27,10 @@ _MAX_NAMED: Final = 10
 # Local servers are given "x" or "none" for a key, which would be struck out of every word.
 _SHORTEST_SECRET: Final = 5
 _ADVICE: Final = {
-    400: "the message says what it does not take; generate.structured, endpoint.sends_seed and shorter prompts (prompt.max_tokens) are the usual ones",
+    400: "the message says what it does not take; generate.structured, endpoint.sends_seed and shorter prompts (prompt.max_tokens with generate.tokenizer) are the usual ones",
     402: "the account has to be paid for before it answers again",
     404: "check endpoint.url: it ends before /chat/completions, often with /v1",
-    413: "make prompts shorter (prompt.max_tokens)",
+    413: "make prompts shorter (prompt.max_tokens with generate.tokenizer)",
     422: "the message says what it does not take; generate.structured and endpoint.sends_seed are the usual ones",
     429: "the account's quota is used up; raise it there, then run again",
 }
@@ -47,10 +47,6 @@ class Endpoint:
             url = httpx2.URL("")
         if url.scheme not in {"http", "https"} or not url.host:
             raise EngineError("endpoint.url is no URL of a server; give its base URL, for example http://localhost:8000/v1")
-        if url.userinfo:
-            raise EngineError(
-                f"endpoint.url holds a password, and a recipe is recorded beside what it made; take it out, and put a key into {endpoint.key_variable}"
-            )
         self.model = settings.model
         self.key_variable = endpoint.key_variable
         self._base = url

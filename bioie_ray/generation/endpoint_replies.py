@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from bioie_ray.generation.base import Finish
 _PASSING = ("rate_limit", "ratelimit", "overload", "unavailable", "timeout", "internal", "server_error", "servererror")
 _LASTING = ("insufficient_quota", "billing")
 _MAX_MESSAGE = 300
+# Half a surrogate pair: JSON can name it, and no file can hold it. It is a broken character, as a cut one is to any tokenizer.
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +102,8 @@ def _answer(content: Any) -> Reply:
         usage = content.get("usage") or {}
         tokens = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
         num_prompt, num_answer = (int(number) if number is not None else None for number in tokens)
-        return Reply(str(text), "length" if choice.get("finish_reason") == "length" else "stop", num_prompt, num_answer)
+        return Reply(
+            _HALF_A_PAIR.sub("\ufffd", str(text)), "length" if choice.get("finish_reason") == "length" else "stop", num_prompt, num_answer
+        )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise PassingError(f"its reply holds no answer: {json.dumps(content, ensure_ascii=False)[:_MAX_MESSAGE]}") from None

@@ -10,8 +10,9 @@ from typing import Any
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.config.generation import ModelSettings
+from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, Engine, Request
-from bioie_ray.retrieval.models import model_fingerprint
+from bioie_ray.retrieval.models import folder_fingerprint, model_fingerprint
 
 
 def answer(engine: Engine, requests: Sequence[Request], output: Output, unit: str) -> dict[str, Completion]:
@@ -19,6 +20,7 @@ def answer(engine: Engine, requests: Sequence[Request], output: Output, unit: st
 
     Raises:
         EngineError: the engine cannot go on; the chunks it finished are kept.
+        ValueError: the kept chunks are not those of this plan, so that some answers would be missing.
     """
     chunks = engine.plan(requests)
     kept = output.parts(unit)
@@ -31,6 +33,12 @@ def answer(engine: Engine, requests: Sequence[Request], output: Output, unit: st
     left = [(number, chunk) for number, chunk in enumerate(chunks) if number not in kept]
     if left:
         engine.generate(left, keep)
+    missing = next((request.id for request in requests if request.id not in done), None)
+    if missing is not None:  # never as if it had not been asked
+        raise ValueError(
+            f"{output.location} has parts of {unit} that were cut otherwise (another version of a package?), and {missing} is in none; "
+            f"delete _parts/{unit} there and run again"
+        )
     return done
 
 
@@ -52,7 +60,7 @@ def model_identity(settings: ModelSettings) -> dict[str, Any]:
     identity |= settings.model_dump(mode="json", include={"dtype", "threads", "batch_size", "batch_tokens"})
     identity["model"] = model_fingerprint(settings.model)
     if settings.adapter is not None:
-        identity["adapter"] = model_fingerprint(settings.adapter)
+        identity["adapter"] = folder_fingerprint(adapter_folder(settings.adapter))
     return identity
 
 

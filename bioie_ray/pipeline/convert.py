@@ -21,6 +21,7 @@ from bioie_ray.pipeline.generate import NOT_ASKED, GenerateStep, model_name
 from bioie_ray.pipeline.step import Step
 from bioie_ray.prompting.prompt import Turn
 from bioie_ray.prompting.tokenizer import ModelTokenizer, load_tokenizer
+from bioie_ray.retrieval.models import model_fingerprint
 
 FORMAT_VERSION = 1
 CONVERSION_SCHEMA = pa.schema(
@@ -48,7 +49,7 @@ class ConvertStep:
     def output(self) -> Output:
         """The conversions; the payload covers answers, evaluator, and the prompt's and the rules' versions."""
         kind = f"conversions-{self.letter}"
-        payload = {
+        payload: dict[str, Any] = {
             "kind": kind,
             "format_version": FORMAT_VERSION,
             "generations": self.generation.output.fingerprint,
@@ -57,6 +58,8 @@ class ConvertStep:
             "prompt": CONVERSION_VERSION,
             "rules": RULES_VERSION,
         }
+        if self.settings.engine == "openai" and self.settings.tokenizer:  # it says which answers are too long to be converted
+            payload["tokenizer"] = model_fingerprint(self.settings.tokenizer)
         return Output(self.generation.output.address, f"{kind}/{self.recipe.name_of('dmcr')}@{self.recipe.version}", payload)
 
     @property
