@@ -19,7 +19,7 @@ from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.select import SelectStep
 from bioie_ray.pipeline.step import Step
 from bioie_ray.pipeline.view import View
-from bioie_ray.prompting.instructions import load_instructions
+from bioie_ray.prompting.instructions import Instructions, load_instructions
 from bioie_ray.prompting.prompt import Example, Prompt, PromptBuilder, QueryTooLongError
 from bioie_ray.prompting.tokenizer import ModelTokenizer, load_tokenizer
 from bioie_ray.retrieval.models import model_fingerprint
@@ -75,11 +75,16 @@ class PromptsStep:
             "selections": [step.output.fingerprint for step in self.selections],
             "queries": {"split": recipe.select.queries, "dev_share": recipe.select.dev_share, "seed": recipe.seed},
             "settings": settings,
-            "instructions": load_instructions(recipe.prompt.instructions).digest,
+            "instructions": self.instructions.digest,
             "max_new_tokens": recipe.generate.max_new_tokens,
             "tokenizer": model_fingerprint(self._tokenizer) if self._tokenizer else None,
         }
         return Output(self.corpus.output.address, f"prompts/{recipe.name_of('prompts')}@{recipe.version}", payload)
+
+    @cached_property
+    def instructions(self) -> Instructions:
+        """Read once, here: a file of one's own is not where the workers are, or may be edited before they begin."""
+        return load_instructions(self.recipe.prompt.instructions)
 
     @property
     def _tokenizer(self) -> str | None:
@@ -127,6 +132,7 @@ class PromptsStep:
             {
                 "recipe": self.recipe,
                 "task": self.task,
+                "instructions": self.instructions,
                 "view": self.view,
                 "selections": tuple(step.output for step in self.selections),
                 "tokenizer": self._tokenizer,
@@ -151,7 +157,16 @@ class PromptsStep:
 class PromptsWorker:
     """Selection shard in, prompt shard out."""
 
-    def __init__(self, recipe: Recipe, task: Task, view: View, selections: Sequence[Output], tokenizer: str | None, output: Output) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        instructions: Instructions,
+        view: View,
+        selections: Sequence[Output],
+        tokenizer: str | None,
+        output: Output,
+    ) -> None:
         self._recipe = recipe
         self._task = task
         self._view = view
@@ -160,7 +175,7 @@ class PromptsWorker:
         self._tokenizer = load_tokenizer(tokenizer) if tokenizer else None
         self._builder = PromptBuilder(
             task,
-            load_instructions(recipe.prompt.instructions),
+            instructions,
             prompt_form(recipe.prompt.form, self._tokenizer),
             recipe.prompt.order,
             self._tokenizer,
@@ -251,8 +266,7 @@ class PromptsWorker:
         limit = self._recipe.prompt.max_document_tokens
         if limit is None:
             return True
-        if self._tokenizer is None:
-            raise ValueError("prompt.max_document_tokens needs a tokenizer to count with; set generate.tokenizer")
+        assert self._tokenizer is not None, "a recipe without a tokenizer has no limits"
         return self._tokenizer.count(text) <= limit
 
 

@@ -69,6 +69,7 @@ def _check(path: Path, data: Any) -> None:
         if hole not in str(data[key]):
             raise ValueError(f"{path}: `{key}` has no {hole} in it, so nothing could be put there")
     for key, names in (("form", {"ner", "re"}), ("tasks", set(TASKS))):
-        lacking = sorted(names - set(data[key] or ()))
+        texts = data[key] if isinstance(data[key], dict) else {}
+        lacking = sorted(name for name in names if not isinstance(texts.get(name), str) or not texts[name].strip())
         if lacking:
-            raise ValueError(f"{path}: `{key}` has nothing for {', '.join(lacking)}")
+            raise ValueError(f"{path}: `{key}` has no text for {', '.join(lacking)}")

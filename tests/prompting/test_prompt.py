@@ -84,7 +84,10 @@ def test_instructions_of_ones_own(tmp_path: Path) -> None:
     assert load_instructions(str(own)).input("x") == "Document: x"
     assert load_instructions(str(own)).digest != load_instructions("1").digest
     own.write_text(yaml.safe_dump({**data, "tasks": {"biorelex": "x"}}))
-    with pytest.raises(ValueError, match="`tasks` has nothing for bc5cdr_chemical"):
+    with pytest.raises(ValueError, match="`tasks` has no text for bc5cdr_chemical"):
+        load_instructions(str(own))
+    own.write_text(yaml.safe_dump({**data, "tasks": {**data["tasks"], "biorelex": 5}}))
+    with pytest.raises(ValueError, match=r"`tasks` has no text for biorelex$"):
         load_instructions(str(own))
     own.write_text(yaml.safe_dump({**data, "input": "Document:"}))
     with pytest.raises(ValueError, match=r"`input` has no \{text\} in it"):
