@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from bioie_ray.config.base import Settings
 from bioie_ray.config.steps import Dtype
@@ -50,14 +51,13 @@ class EndpointSettings(Settings):
     max_usd: float | None = Field(default=None, gt=0.0, description="stop a unit's worker when its requests have cost this much")
     sends_seed: bool = Field(default=True, description="send `seed` with each request; some servers refuse it")
 
-    @field_validator("url")
-    @classmethod
-    def _no_password_in_the_url(cls, value: str | None) -> str | None:
-        if value is not None and "@" in value.partition("://")[2].partition("/")[0]:
+    @model_validator(mode="after")  # of the section, because the message about a key would repeat its value
+    def _no_password_in_the_url(self) -> Self:
+        if re.match(r"[^/]*//[^/?#]*@", self.url or ""):
             raise ValueError(
-                "the URL holds a user or password, and recipes are recorded; put the key into the variable of endpoint.key_variable"
+                f"the URL holds a user or password, and recipes are recorded; take it out, and put the key into the variable {self.key_variable}"
             )
-        return value
+        return self
 
     @model_validator(mode="after")
     def _budget_has_a_price(self) -> Self:
@@ -119,7 +119,7 @@ class DmcrSettings(Settings):
     def _two_different(self) -> Self:
         if self.evaluators and len(self.evaluators) != 2:
             raise ValueError(f"dmcr.evaluators lists {len(self.evaluators)}; give two, or none ([]) to go without them")
-        if self.evaluators and self.evaluators[0] == self.evaluators[1]:
+        if len({(one.model, one.adapter, one.endpoint.url) for one in self.evaluators}) == 1:
             raise ValueError("dmcr.evaluators are the same model twice; give two different ones, or their agreement means nothing")
         return self
 

@@ -116,6 +116,19 @@ class Recipe(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _a_server_can_be_asked_so(self) -> Self:
+        if self.job not in {"generate", "dmcr", "evaluate"} or self.generate.engine != "openai" or self.matrix:
+            return self
+        if self.prompt.form == "plain":
+            raise ValueError(
+                "prompt.form is plain, but what a server (generate.engine=openai) gets is a conversation; leave prompt.form out"
+            )
+        for name in ("max_tokens", "max_document_tokens"):
+            if getattr(self.prompt, name) is not None and self.generate.tokenizer is None:
+                raise ValueError(f"prompt.{name} needs a tokenizer to count with; set generate.tokenizer, or leave prompt.{name} out")
+        return self
+
     def cells(self) -> list[Self]:
         """The single-task recipes this one stands for, in the order of the matrix (itself alone without one)."""
         if not self.matrix:

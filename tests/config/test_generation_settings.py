@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from bioie_ray.config.generation import DmcrSettings, GenerateSettings, ModelSettings
-from bioie_ray.config.recipe import Recipe
+from bioie_ray.config.recipe import Recipe, RecipeError, resolve
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,45 @@ def test_names_hold_what_an_output_depends_on() -> None:
     zero, two = Recipe(name="g", job="evaluate", matrix=matrix, evaluate={"bootstrap_samples": 100}).cells()
     assert [two.name_of(kind) for kind in ("selections", "prompts", "dmcr", "scores")] == ["g-biorelex-ders", *["g-biorelex-m-ders-2"] * 3]
     assert [zero.name_of(kind) for kind in ("prompts", "generations", "scores")] == ["g-biorelex-m-0"] * 3
+
+
+def test_a_password_in_a_url_is_not_repeated() -> None:
+    generate = {"engine": "openai", "endpoint": {"url": "http://me:p4ssw0rd@h/v1"}}
+    with pytest.raises(RecipeError, match="the URL holds a user or password") as caught:
+        resolve({"name": "x", "job": "generate", "generate": generate}, [], "r.yaml")
+    assert "p4ssw0rd" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ({"model": "m"}, {"model": "m", "threads": 2, "batch_size": 3, "dtype": "bfloat16"}, True),
+        ({"model": "m"}, {"model": "m", "adapter": "a"}, False),
+        ({"model": "m", "engine": "openai", "endpoint": {"url": "http://a/v1"}}, {"model": "m"}, False),
+    ],
+)
+def test_evaluators_are_two_models_not_two_ways_to_run_one(one: dict[str, Any], other: dict[str, Any], same: bool) -> None:
+    if not same:
+        assert len(DmcrSettings(evaluators=(one, other)).evaluators) == 2
+        return
+    with pytest.raises(ValidationError, match="the same model twice"):
+        DmcrSettings(evaluators=(one, other))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokenizer", "said"),
+    [
+        ({"form": "plain"}, "t", r"prompt\.form is plain, but what a server"),
+        ({"max_tokens": 99}, None, r"prompt\.max_tokens needs a tokenizer"),
+        ({"max_document_tokens": 99}, None, r"prompt\.max_document_tokens needs a tokenizer"),
+        ({"max_tokens": 99, "max_document_tokens": 99}, "t", None),
+    ],
+)
+def test_what_a_server_cannot_be_asked_is_said_before_it_is(prompt: dict[str, Any], tokenizer: str | None, said: str | None) -> None:
+    generate = {"engine": "openai", "tokenizer": tokenizer, "endpoint": {"url": "http://h/v1"}}
+    data = {"name": "x", "job": "generate", "prompt": prompt, "generate": generate}
+    if said is None:
+        assert resolve(data, [], "r.yaml").prompt.max_tokens == 99
+        return
+    with pytest.raises(RecipeError, match=said):
+        resolve(data, [], "r.yaml")
