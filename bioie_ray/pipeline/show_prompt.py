@@ -22,7 +22,7 @@ def show_prompt(place: str, document_id: str, repeat: int = 1, *, endpoint: str 
     if record["kind"] not in {"prompts", "generations"}:
         raise ValueError(f"{output.location} holds {record['kind']}; give an output of prompts/ or generations/")
     answer = None
-    prompts, draw = output, repeat
+    prompts = output
     if record["kind"] == "generations":
         answer = _row(output, document_id, repeat)
         prompts = Output(output.address, next(str(i["output"]) for i in record["inputs"] if i["output"].startswith("prompts/")))
