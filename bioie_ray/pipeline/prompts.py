@@ -141,17 +141,20 @@ class PromptsStep:
         )
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
-        """A split without a document, or with only left-out ones, gives no answer to score.
+        """Nothing to ask gives no answer to score: what was written is given up, so that other settings can have the name.
 
         Raises:
             ValueError: nobody would be asked anything.
         """
-        if not sum(marker.rows for marker in markers.values()):
+        num_asked, num_too_long = (sum(marker.counts[name] for marker in markers.values()) for name in ("prompts", "too_long"))
+        if not num_asked:
+            self.output.discard()
             raise ValueError(
-                f"{self.what}: no query of the {self.recipe.select.queries} split is left to be asked about; set select.queries to another "
-                "split, or prompt.max_document_tokens higher"
+                f"{self.what}: no query of the {self.recipe.select.queries} split is left to be asked about ({num_too_long} prompts are too long); "
+                "set select.queries to another split, or prompt.max_document_tokens or prompt.max_tokens higher"
             )
-        return {"task": self.recipe.task, "num_draws": self.num_draws}
+        warnings = [f"{num_too_long} of {num_asked + num_too_long} prompts are too long and not asked, which counts as no answer"]
+        return {"task": self.recipe.task, "num_draws": self.num_draws, **({"warnings": warnings} if num_too_long else {})}
 
 
 class PromptsWorker:

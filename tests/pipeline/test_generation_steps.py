@@ -142,9 +142,18 @@ def test_a_query_that_is_too_long_counts_as_unanswered(settings: dict[str, Any],
     assert long["document_id"] == "t099"
     assert "2000 are allowed" in long["problem"]
     assert record(store / "prompts/r@1")["counts"]["too_long"] == 1
+    assert record(store / "prompts/r@1")["warnings"] == ["1 of 4 prompts are too long and not asked, which counts as no answer"]
     assert {row["finish"] for row in rows(store / "generations/r@1") if row["document_id"] == "t099"} == {"not_asked"}
     assert {(row["verdict"], row["reason"]) for row in rows(store / "dmcr/r@1") if row["document_id"] == "t099"} == {("none", "not_asked")}
     assert sum(row["strict_fn"] for row in rows(store / "scores/r@1") if row["document_id"] == "t099") == 6  # repeats x variants
+
+
+@pytest.mark.parametrize("limit", ["max_document_tokens", "max_tokens"])
+def test_nothing_to_ask_is_an_error_that_other_settings_mend(settings: dict[str, Any], tmp_path: Path, limit: str) -> None:
+    changed = {**settings, "job": "generate", "prompt": {"num_examples": 0, limit: 16}}
+    with pytest.raises(ValueError, match=r"no query of the test split is left .*prompt\.max_document_tokens or prompt\.max_tokens higher"):
+        run(tmp_path, **changed)
+    assert len(rows(run(tmp_path, **{**changed, "prompt": {"num_examples": 0}}) / "prompts/r@1")) == NUM_TEST
 
 
 def test_only_some_queries_are_asked_about(settings: dict[str, Any], tmp_path: Path) -> None:
