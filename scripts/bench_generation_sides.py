@@ -29,6 +29,7 @@ from bioie_ray.prompting.tokenizer import load_tokenizer
 from bioie_ray.retrieval.models import resolve_model
 
 SEED = 20_240
+_MOST_EXAMPLES = 10
 # Public sizes, for --random-weights where no configuration file is at hand.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "llama-3.2-1b": {
@@ -137,12 +138,13 @@ class Prompts:
         self._builder = PromptBuilder(task, load_instructions("1"), prompt_form("auto", tokenizer), order, tokenizer, None)
 
     def groups(self, method: str, num_examples: int, size: int, num_groups: int) -> list[list[Request]]:
-        """Seeded groups of distinct documents; the same for every method."""
+        """Seeded groups of distinct documents, none of which is an example of `fers`; the same groups for every method."""
         rng = np.random.default_rng(SEED)
-        drawn = [i for _ in range(-(-size * num_groups // len(self._documents))) for i in rng.permutation(len(self._documents)).tolist()]
-        fixed = rng.permutation(len(self._documents)).tolist()
+        fixed, queries = np.split(rng.permutation(len(self._documents)), [_MOST_EXAMPLES])
+        rounds = -(-size * num_groups // len(queries))
+        drawn = [int(i) for _ in range(rounds) for i in rng.permutation(queries)]
         return [
-            [self._request(query, method, num_examples, fixed) for query in dict.fromkeys(drawn[start : start + size])]
+            [self._request(query, method, num_examples, fixed.tolist()) for query in dict.fromkeys(drawn[start : start + size])]
             for start in range(0, size * num_groups, size)
         ]
 
