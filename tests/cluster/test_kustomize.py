@@ -109,8 +109,8 @@ def test_the_site_says_where_the_store_is_where_it_is_known() -> None:
     assert settings.site_config_map is not None
     data = {overlay: one(built(overlay), "ConfigMap", settings.site_config_map).get("data", {}) for overlay in OVERLAYS}
     assert set(data["local"]) == {"store", "storage-endpoint", "cluster"}
-    small = yaml.safe_load((K8S / "pods/small.yaml").read_text())["cluster"]["kube"]
-    assert yaml.safe_load(data["local"]["cluster"]) == {"kube": {"registry": "localhost:5000", **small}}
+    small = yaml.safe_load((K8S / "pods/small.yaml").read_text())["cluster"]
+    assert yaml.safe_load(data["local"]["cluster"]) == {**small, "kube": {"registry": "localhost:5000", **small["kube"]}}
     assert data["gpu"] == data["kueue"] == {}, "a bucket of somebody else"
 
 
