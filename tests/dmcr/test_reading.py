@@ -156,7 +156,7 @@ def test_typographic_quotes_are_delimiters_only_where_no_text_changes() -> None:
     ids=lambda text: text[:4],
 )
 def test_long_answers_take_no_long_time(text: str) -> None:
-    begun = time.perf_counter()
+    begun = time.process_time()
     for kind in KINDS:
         read_answer(text, kind)
-    assert time.perf_counter() - begun < 5
+    assert time.process_time() - begun < 60  # a second or two of this process alone; anything quadratic takes many minutes

@@ -196,10 +196,10 @@ def test_faults_that_pass(server, fault):
 
 
 def test_a_server_that_hangs_is_asked_again(server):
-    server.respond = lambda number, body: Reply(answer("[]").body, after_s=3.0 if number == 1 else 0.0)
+    server.respond = lambda number, body: Reply(answer("[]").body, after_s=15.0 if number == 1 else 0.0)
     began = time.monotonic()
-    run(engine(server, timeout_s=0.3))
-    assert 0.3 < time.monotonic() - began < 2.0
+    run(engine(server, timeout_s=1.0))
+    assert 1.0 < time.monotonic() - began < 14.0
     assert len(server.asked) == 2
 
 
@@ -266,7 +266,7 @@ def test_those_that_wait_are_not_tried_again_once_it_is_over(server):
     server.respond = respond
     began = time.monotonic()
     assert "refuses d0/1: HTTP 400" in fails(engine(server, concurrency=4, max_wait_s=60.0), 10)
-    assert time.monotonic() - began < 5.0
+    assert time.monotonic() - began < 15.0
 
 
 def test_a_server_that_dies_at_row_30_of_50(server):
