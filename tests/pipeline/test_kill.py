@@ -31,6 +31,11 @@ SETTINGS = (
     "embed.max_seq_length=64",
     "select.rerank=false",
     "select.k=12",
+    "prompt.num_examples=1",
+    "prompt.max_documents=8",
+    "generate.repeats=2",
+    "generate.max_new_tokens=24",
+    "dmcr.max_new_tokens=8",
 )
 POISONED = "d005"
 
@@ -46,31 +51,41 @@ def load(path: Path) -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def chaos(repository: Path) -> ModuleType:
+def chaos(repository: Path) -> Iterator[ModuleType]:
     """``scripts/chaos.py``."""
-    return load(repository / "scripts/chaos.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(repository / "scripts")
+        yield load(repository / "scripts/chaos.py")
 
 
 @pytest.fixture(scope="module")
 def reference(chaos: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Undisturbed outputs, made in one plain process each: what Ray makes must be the same."""
     work = tmp_path_factory.mktemp("reference")
-    inline = chaos.Reference(work / "store", chaos.RECIPE, (*SETTINGS, "cluster.executor=inline"))
-    inline.make([chaos.JOBS["embed"], select_job(chaos)], work / "log")
-    return replace(inline, settings=SETTINGS)
+    settings = (*SETTINGS, *chaos.asking(work / "models"))
+    inline = chaos.Reference(work / "store", chaos.RECIPE, (*settings, "cluster.executor=inline"))
+    inline.make([job_of(chaos, "evaluate")], work / "log")
+    return replace(inline, settings=settings)
 
 
-def select_job(chaos: ModuleType) -> Any:
-    return chaos.Job("select_examples", "selections", ("corpora", "vectors"))
+def job_of(chaos: ModuleType, name: str) -> Any:
+    """A job of chaos, without the reranker; prompts and the first evaluator's conversions are taken as done, for shorter runs."""
+    job = chaos.JOBS[name]
+    done = {kind for kind in ("prompts", "conversions-a") if kind in job.kinds}
+    return replace(
+        job,
+        kinds=tuple(kind for kind in job.kinds if kind not in done),
+        reads=(*(kind for kind in job.reads if kind != "rerankers"), *done),
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("victim", ["driver", "worker", "raylet"])
-@pytest.mark.parametrize("name", ["prepare_corpora", "embed", "select_examples"])
+@pytest.mark.parametrize("name", ["prepare_corpora", "embed", "select_examples", "generate", "dmcr", "evaluate"])
 def test_a_killed_run_goes_on_to_the_same_bytes(chaos: ModuleType, reference: Any, tmp_path: Path, name: str, victim: str) -> None:
-    job = select_job(chaos) if name == "select_examples" else chaos.JOBS[name]
+    job = job_of(chaos, name)
     for pieces in (4, 3, 2, 1):  # a run that was over before it could be hit is tried again, earlier
         try:
             kill = chaos.strike(reference, job, chaos.Moment(victim, pieces, 1.0, 0.0), random.Random(0), tmp_path)
@@ -84,7 +99,21 @@ def test_a_killed_run_goes_on_to_the_same_bytes(chaos: ModuleType, reference: An
     if victim != "worker":
         assert kill.first_exit != 0
         assert kill.reruns >= 1
-        assert kill.shards_kept >= pieces
+        assert kill.shards_kept + kill.answers_kept > 0
+        assert name in {"generate", "dmcr"} or kill.shards_kept >= pieces
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_the_number_of_workers_changes_no_answer(chaos: ModuleType, reference: Any, tmp_path: Path, num_workers: int) -> None:
+    job, store = job_of(chaos, "generate"), tmp_path / "store"
+    reference.copy_inputs(job, store)
+    settings = (*reference.settings, f"store={store}", f"cluster.num_workers={num_workers}")
+    log = tmp_path / "log"
+    assert chaos.Run(job, reference.recipe, settings, log).wait(500) == 0, log.read_text()
+    (undisturbed,) = reference.outputs(job)
+    assert chaos.differences(undisturbed, store / undisturbed.relative_to(reference.store)) == []
 
 
 def poison(store: Path, target: Path) -> None:
@@ -157,7 +186,8 @@ def test_a_full_disk_leaves_no_shard_that_looks_complete(
     undisturbed = run(tmp_path, **settings)
     reference = chaos.Reference(undisturbed, tmp_path / "recipe.yaml", ())
     reference.copy_inputs(job, small_disk / "store", shutil.copy2)  # another file system takes no links
-    output = small_disk / "store" / job.kind / reference.output(job).name
+    (whole,) = reference.outputs(job)
+    output = small_disk / "store" / whole.relative_to(reference.store)
     arguments = ["--recipe", str(tmp_path / "recipe.yaml"), "--set", f"store={small_disk / 'store'}"]
 
     ballast = fill(small_disk, free_bytes=100 * 1024)
@@ -167,15 +197,15 @@ def test_a_full_disk_leaves_no_shard_that_looks_complete(
     assert "free some, or set store= to another disk" in said
     assert "Traceback" not in said
     assert not (output / "record.json").exists()
-    assert chaos.half_made(reference.output(job), output) == []
+    assert chaos.half_made(whole, output) == []
     before = chaos.Before(output)
-    assert 0 < len(before.markers) < reference.num_pieces(job)
+    assert 0 < len(before.markers) < reference.pieces(job).total
     assert not list(output.rglob(".tmp-*"))
 
     ballast.unlink()
     assert main(name, "", arguments) == 0
     assert before.made_again() == []
-    assert chaos.differences(reference.output(job), output) == []
+    assert chaos.differences(whole, output) == []
 
 
 def at_once(repository: Path, recipe: Path, name: str, settings: Sequence[str]) -> list[str]:
@@ -196,6 +226,25 @@ def test_two_runs_at_once_make_one_output(chaos: ModuleType, repository: Path, t
     for key in ("corpora/embedded_biorelex@1", "selections/r@1"):
         assert chaos.differences(undisturbed / key, tmp_path / "both" / key) == []
         lines = [line for text in said for line in text.splitlines() if line.endswith(str(tmp_path / "both" / key))]
+        second = [line for line in lines if "another run of the same recipe finished it first" in line or "done before" in line]
+        assert (len(lines), len(second)) == (2, 1)
+
+
+@pytest.mark.slow
+def test_two_runs_at_once_make_one_set_of_answers(chaos: ModuleType, repository: Path, tmp_path: Path, tiny_llm: str) -> None:
+    data = {
+        "job": "generate",
+        "task": "biorelex",
+        "prepare": {"documents_per_shard": 4},
+        "prompt": {"num_examples": 0},
+        "generate": {"model": tiny_llm, "repeats": 2, "max_new_tokens": 24, "batch_size": 1},
+    }
+    undisturbed = run(tmp_path, **data)
+    store = tmp_path / "both"
+    said = at_once(repository, tmp_path / "recipe.yaml", "generate", [f"store={store}"])
+    for key in ("prompts/r@1", "generations/r@1"):
+        assert chaos.differences(undisturbed / key, store / key) == []
+        lines = [line for text in said for line in text.splitlines() if line.endswith(str(store / key))]
         second = [line for line in lines if "another run of the same recipe finished it first" in line or "done before" in line]
         assert (len(lines), len(second)) == (2, 1)
 
@@ -241,3 +290,30 @@ def test_records_of_runs_are_compared_by_what_lasts(chaos: ModuleType, tmp_path:
         "train-00000.parquet differs from the undisturbed run",
         "train-00001.parquet is in one run only",
     ]
+
+
+def test_chunks_that_are_left_are_a_difference_and_decisions_are_none(chaos: ModuleType, tmp_path: Path) -> None:
+    for name in ("_parts/test.r01-00000/00003.json", "_decisions/one.json"):
+        path = tmp_path / "other" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"{}")
+    (tmp_path / "one").mkdir()
+    assert chaos.differences(tmp_path / "one", tmp_path / "other") == ["_parts/test.r01-00000/00003.json is in one run only"]
+
+
+def test_a_rerun_that_drops_or_asks_again_what_is_kept_is_told_of(chaos: ModuleType, tmp_path: Path) -> None:
+    """The check itself: chunks may go when their shard is finished, and not before."""
+    kept = [tmp_path / f"_parts/test.r01-0000{n}/00000.json" for n in range(3)]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"[]")
+    before = chaos.Before(tmp_path)
+    (tmp_path / "_markers").mkdir()
+    (tmp_path / "_markers/test.r01-00000.json").write_text("{}")
+    kept[0].unlink()
+    kept[1].unlink()
+    kept[1].write_bytes(b"[1]")
+    kept[2].unlink()
+    before.watch()
+    (tmp_path / "record.json").write_text(json.dumps({"timings": {"shards_kept": 0}}))
+    assert before.made_again() == [f"the answers of _parts/test.r01-0000{n}/00000.json were dropped or asked for again" for n in (1, 2)]
