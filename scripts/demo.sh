@@ -16,7 +16,7 @@ import csv, sys
 from pathlib import Path
 
 store = Path(sys.argv[1])
-rows = list(csv.DictReader((store / "report.csv").open()))
+rows = [row for row in csv.DictReader((store / "report.csv").open()) if "selections/demo-" in row["sources"]]
 print(f"\n{'gold coverage of ten examples':44}{'all':>7}{'vs random':>12}{'per 1,000 tokens':>19}")
 for row in rows:
     versus = f"{float(row['difference']):+.3f}" if row["difference"] and row["method"] != row["baseline"] else ""
