@@ -69,22 +69,26 @@ class _Running:
 
 def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
     running: dict[str, _Running] = {}
-    units: list[str] = []
+    pending: dict[str, list[str]] = {}
     num_done = 0
-    for step in sorted(steps, key=lambda step: step.worker().affinity if not step.output.is_finished() else ""):
+    for step in steps:
         if step.output.is_finished():
             progress.line(f"{step.what}: done before, {step.output.location}")
             continue
         step.output.claim()
         kept = step.output.markers()
-        pending = [unit for unit in step.units() if not step.is_done(unit, kept)]
+        left = [unit for unit in step.units() if not step.is_done(unit, kept)]
         num_done += len(kept)
-        state = running[step.output.key] = _Running(step, now(), len(kept), set(pending))
-        units += [join(step.output.key, unit) for unit in pending]
-        if not pending:
+        state = running[step.output.key] = _Running(step, now(), len(kept), set(left))
+        if left:
+            pending[step.output.key] = left
+        else:
             _finish(state, progress, meter)
-    if not units:
+    if not pending:
         return
+    specs = {key: running[key].step.worker() for key in pending}
+    in_turn = sorted(specs, key=lambda key: specs[key].affinity)
+    units = [join(key, unit) for key in in_turn for unit in pending[key]]
     first = next(iter(running.values())).step
     what = first.what if len(running) == 1 else f"{first.what} and {len(running) - 1} more"
 
@@ -102,14 +106,9 @@ def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
             elif not state.waiting and not state.failures:
                 _finish(state, progress, meter)
 
-        spec = _group_spec([state.step for state in running.values()])
+        spec = WorkerSpec(GroupWorker, {"specs": specs}, threads=max(spec.threads for spec in specs.values()))
         run_units(spec, units, first.recipe.cluster, on_done, Monitor(meter, progress.line))
     _raise_failures(list(running.values()))
-
-
-def _group_spec(steps: Sequence[Step]) -> WorkerSpec:
-    specs = {step.output.key: step.worker() for step in steps}
-    return WorkerSpec(GroupWorker, {"specs": specs}, threads=max(spec.threads for spec in specs.values()))
 
 
 def _finish(state: _Running, progress: Progress, meter: Meter) -> None:
