@@ -18,7 +18,7 @@ from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.generation.base import Completion, Request, Sampling
 from bioie_ray.pipeline.answering import answer, cost_usd, model_identity
 from bioie_ray.pipeline.generate import NOT_ASKED, GenerateStep, model_name
-from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.prompting.prompt import Turn
 from bioie_ray.prompting.tokenizer import ModelTokenizer, load_tokenizer
 from bioie_ray.retrieval.models import model_fingerprint
@@ -37,7 +37,7 @@ CONVERSION_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class ConvertStep:
+class ConvertStep(ShardStep):
     """One of the two evaluators over the malformed answers of a generation."""
 
     recipe: Recipe
@@ -68,11 +68,6 @@ class ConvertStep:
         return (self.generation,)
 
     @property
-    def takes_notes(self) -> bool:
-        """Its units are short."""
-        return False
-
-    @property
     def what(self) -> str:
         """For the progress line."""
         return f"converting by {model_name(self.settings.model)} {self.output.key.partition('/')[2]}"
@@ -80,10 +75,6 @@ class ConvertStep:
     def units(self) -> list[str]:
         """One unit a shard of answers."""
         return self.generation.output.shards()
-
-    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
-        """A shard with its marker."""
-        return unit in markers
 
     def worker(self) -> WorkerSpec:
         """The engine, loaded at the first malformed answer."""

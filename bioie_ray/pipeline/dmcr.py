@@ -20,7 +20,7 @@ from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.convert import ConvertStep
 from bioie_ray.pipeline.generate import NOT_ASKED, GenerateStep
 from bioie_ray.pipeline.prompts import split_unit
-from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
 from bioie_ray.prompting.answers import Kind
 
@@ -48,7 +48,7 @@ DMCR_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class DmcrStep:
+class DmcrStep(ShardStep):
     """Read every answer; where it is malformed, compare the two conversions."""
 
     recipe: Recipe
@@ -78,11 +78,6 @@ class DmcrStep:
         return (self.corpus, self.generation, *self.conversions)
 
     @property
-    def takes_notes(self) -> bool:
-        """Its units are short."""
-        return False
-
-    @property
     def what(self) -> str:
         """For the progress line."""
         return f"reviewing {self.output.key.removeprefix('dmcr/')}"
@@ -90,10 +85,6 @@ class DmcrStep:
     def units(self) -> list[str]:
         """One unit a shard of answers."""
         return self.generation.output.shards()
-
-    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
-        """A shard with its marker."""
-        return unit in markers
 
     def worker(self) -> WorkerSpec:
         """No model: reading and comparing."""

@@ -15,7 +15,7 @@ from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import EmbedSettings
 from bioie_ray.execution.units import WorkerSpec
-from bioie_ray.pipeline.step import Step, address_of
+from bioie_ray.pipeline.step import ShardStep, Step, address_of
 from bioie_ray.retrieval.models import model_fingerprint
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class EmbedStep:
+class EmbedStep(ShardStep):
     """Embeds the texts of a corpus; with ``embed.base`` only those that the base does not hold."""
 
     corpus: Step
@@ -82,11 +82,6 @@ class EmbedStep:
         return (self.corpus,)
 
     @property
-    def takes_notes(self) -> bool:
-        """Its units are short."""
-        return False
-
-    @property
     def what(self) -> str:
         """For the progress line."""
         return f"embedding {self.corpus.output.key.removeprefix('corpora/')}"
@@ -94,10 +89,6 @@ class EmbedStep:
     def units(self) -> list[str]:
         """One unit a corpus shard."""
         return self.corpus.output.shards()
-
-    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
-        """A shard with its marker."""
-        return unit in markers
 
     def worker(self) -> WorkerSpec:
         """An encoder, loaded once per process."""

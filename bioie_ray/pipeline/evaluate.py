@@ -24,14 +24,14 @@ from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.dmcr import DmcrStep, load
 from bioie_ray.pipeline.generate import model_name
 from bioie_ray.pipeline.prompts import split_unit
-from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class EvaluateStep:
+class EvaluateStep(ShardStep):
     """Score the answers of one run of the grid, all repeats of it."""
 
     recipe: Recipe
@@ -69,11 +69,6 @@ class EvaluateStep:
         return (self.dmcr.corpus, self.dmcr)
 
     @property
-    def takes_notes(self) -> bool:
-        """Its units are short."""
-        return False
-
-    @property
     def what(self) -> str:
         """For the progress line."""
         return f"scoring {self.output.key.removeprefix('scores/')}"
@@ -81,10 +76,6 @@ class EvaluateStep:
     def units(self) -> list[str]:
         """One unit a shard of verdicts."""
         return self.dmcr.output.shards()
-
-    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
-        """A shard with its marker."""
-        return unit in markers
 
     def worker(self) -> WorkerSpec:
         """No model."""

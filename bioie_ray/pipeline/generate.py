@@ -17,7 +17,7 @@ from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.generation.base import Completion, Message, Request, Sampling
 from bioie_ray.pipeline.answering import answer, cost_usd, model_identity, sample_seed
 from bioie_ray.pipeline.prompts import PromptsStep, draw_unit, split_unit
-from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.step import ShardStep, Step
 
 FORMAT_VERSION = 1
 # A query that has no prompt (too long by itself) has a row all the same: it counts as answered by nothing.
@@ -37,7 +37,7 @@ GENERATION_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class GenerateStep:
+class GenerateStep(ShardStep):
     """Ask a model. A unit is a shard of prompts and a repeat."""
 
     recipe: Recipe
@@ -65,11 +65,6 @@ class GenerateStep:
         return (self.prompts,)
 
     @property
-    def takes_notes(self) -> bool:
-        """Its units may be long."""
-        return False
-
-    @property
     def what(self) -> str:
         """For the progress line."""
         return f"asking {model_name(self.recipe.generate.model)} {self.output.key.removeprefix('generations/')}"
@@ -78,10 +73,6 @@ class GenerateStep:
         """One unit a repeat and shard of queries."""
         shards = self.prompts.view.query_units()
         return [draw_unit(shard, repeat) for repeat in range(1, self.recipe.generate.repeats + 1) for shard in shards]
-
-    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
-        """A shard with its marker."""
-        return unit in markers
 
     def worker(self) -> WorkerSpec:
         """The engine, loaded once per process."""

@@ -14,13 +14,13 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import IndexSettings
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.embed import EmbedStep, vector_array
-from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.step import ShardStep, Step
 
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class IndexStep:
+class IndexStep(ShardStep):
     """Builds the indexes; exact search (``flat``) has no such step."""
 
     vectors: EmbedStep
@@ -45,11 +45,6 @@ class IndexStep:
         return (self.vectors,)
 
     @property
-    def takes_notes(self) -> bool:
-        """Its units are short."""
-        return False
-
-    @property
     def what(self) -> str:
         """For the progress line."""
         return f"indexing {self.vectors.output.key.removeprefix('vectors/')}"
@@ -57,10 +52,6 @@ class IndexStep:
     def units(self) -> list[str]:
         """One unit a shard of vectors."""
         return self.vectors.output.shards()
-
-    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
-        """A shard with its marker."""
-        return unit in markers
 
     def worker(self) -> WorkerSpec:
         """FAISS with one thread."""

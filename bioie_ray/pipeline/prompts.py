@@ -17,7 +17,7 @@ from bioie_ray.corpora.document import Document
 from bioie_ray.corpora.tasks import Task, gold
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.select import SelectStep
-from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
 from bioie_ray.prompting.instructions import Instructions, load_instructions
 from bioie_ray.prompting.prompt import Example, Prompt, PromptBuilder, QueryTooLongError
@@ -53,7 +53,7 @@ def split_unit(unit: str) -> tuple[str, int]:
 
 
 @dataclass(frozen=True)
-class PromptsStep:
+class PromptsStep(ShardStep):
     """One prompt for every query and draw of examples. A random method draws anew for each repeat; zero-shot needs no selection."""
 
     recipe: Recipe
@@ -98,11 +98,6 @@ class PromptsStep:
         return (self.corpus, *self.selections)
 
     @property
-    def takes_notes(self) -> bool:
-        """Its units are short."""
-        return False
-
-    @property
     def what(self) -> str:
         """For the progress line."""
         return f"writing prompts {self.output.key.removeprefix('prompts/')}"
@@ -120,10 +115,6 @@ class PromptsStep:
     def units(self) -> list[str]:
         """One unit a draw and shard of queries."""
         return [draw_unit(unit, draw) for draw in range(1, self.num_draws + 1) for unit in self.view.query_units()]
-
-    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
-        """A shard with its marker."""
-        return unit in markers
 
     def worker(self) -> WorkerSpec:
         """Tokenizer and pool, loaded once per process."""

@@ -14,7 +14,7 @@ from bioie_ray.config.steps import CorpusName
 from bioie_ray.corpora.tasks import Task, get_task
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.select_worker import SelectionInputs, SelectWorker
-from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
 from bioie_ray.retrieval.models import model_fingerprint
 from bioie_ray.retrieval.selectors import make_selector
@@ -82,7 +82,7 @@ def for_repeat(recipe: Recipe, repeat: int) -> Recipe:
 
 
 @dataclass(frozen=True)
-class SelectStep:
+class SelectStep(ShardStep):
     """Retrieve, rerank and choose for every query of one task."""
 
     recipe: Recipe
@@ -121,11 +121,6 @@ class SelectStep:
         return tuple(step for step in (self.corpus, self.vectors, self.index, self.reranker) if step is not None)
 
     @property
-    def takes_notes(self) -> bool:
-        """Its units are short."""
-        return False
-
-    @property
     def what(self) -> str:
         """For the progress line."""
         return f"selecting examples {self.output.key.removeprefix('selections/')}"
@@ -138,10 +133,6 @@ class SelectStep:
     def units(self) -> list[str]:
         """One unit a shard of queries."""
         return self.view.query_units()
-
-    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
-        """A shard with its marker."""
-        return unit in markers
 
     def worker(self) -> WorkerSpec:
         """Pool, selector and cross-encoder, loaded once per process."""

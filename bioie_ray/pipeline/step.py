@@ -61,6 +61,19 @@ class Step(Protocol):
         ...
 
 
+class ShardStep:
+    """What steps have in common whose unit of work is the shard: its marker says that it is done, and it is too short for notes."""
+
+    @property
+    def takes_notes(self) -> bool:
+        """Its units are short."""
+        return False
+
+    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
+        """A shard with its marker."""
+        return unit in markers
+
+
 @dataclass(frozen=True)
 class Existing:
     """An output that lies finished in the store and is taken as it is."""
