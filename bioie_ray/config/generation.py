@@ -86,6 +86,11 @@ class ModelSettings(Settings):
     batch_tokens: int = Field(default=16_384, ge=256, description="padded tokens of the prompts of a batch")
     endpoint: EndpointSettings = EndpointSettings()
 
+    @property
+    def counts_by(self) -> str | None:
+        """The model whose tokenizer counts; ``None`` for a server whose tokenizer is not known."""
+        return self.tokenizer if self.engine == "openai" else self.model
+
     @model_validator(mode="after")
     def _endpoint_where_needed(self) -> Self:
         if self.engine == "openai" and self.endpoint.url is None:

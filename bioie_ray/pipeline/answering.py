@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, Engine, Request
@@ -64,8 +64,15 @@ def model_identity(settings: ModelSettings) -> dict[str, Any]:
     return identity
 
 
-def cost_usd(settings: ModelSettings, counts: dict[str, int]) -> float:
-    """What the tokens of an output cost at the recipe's prices."""
+def affinity(settings: ModelSettings) -> str:
+    """Units with the same one share a loaded model."""
+    return f"{settings.engine} {settings.model} {settings.adapter} {settings.dtype}"
+
+
+def finish_asking(output: Output, settings: ModelSettings, markers: Mapping[str, Marker]) -> dict[str, Any]:
+    """Put the kept chunks of an output away that is whole; whom it asked and, at the recipe's prices, what that cost, for the record."""
+    output.drop_parts()
+    prompt, answers = (sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens"))
     endpoint = settings.endpoint
-    prompt, answers = counts.get("prompt_tokens", 0), counts.get("answer_tokens", 0)
-    return (prompt * endpoint.usd_per_million_prompt_tokens + answers * endpoint.usd_per_million_answer_tokens) / 1e6
+    cost = (prompt * endpoint.usd_per_million_prompt_tokens + answers * endpoint.usd_per_million_answer_tokens) / 1e6
+    return {"model": settings.model, "engine": settings.engine, "cost_usd": round(cost, 6)}

@@ -16,11 +16,11 @@ from bioie_ray.dmcr.conversion import CONVERSION_VERSION, conversion_messages, c
 from bioie_ray.dmcr.reading import RULES_VERSION, read_answer
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.generation.base import Completion, Request, Sampling
-from bioie_ray.pipeline.answering import answer, cost_usd, model_identity
+from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity
 from bioie_ray.pipeline.generate import NOT_ASKED, GenerateStep, model_name
 from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.prompting.prompt import Turn
-from bioie_ray.prompting.tokenizer import ModelTokenizer, load_tokenizer
+from bioie_ray.prompting.tokenizer import load_tokenizer
 from bioie_ray.retrieval.models import model_fingerprint
 
 FORMAT_VERSION = 1
@@ -85,14 +85,11 @@ class ConvertStep(ShardStep):
             "generation": self.generation.output,
             "output": self.output,
         }
-        return WorkerSpec(ConvertWorker, arguments, threads=self.settings.threads, affinity=f"{self.settings.engine} {self.settings.model}")
+        return WorkerSpec(ConvertWorker, arguments, threads=self.settings.threads, affinity=affinity(self.settings))
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """Who converted, and what it cost."""
-        self.output.drop_parts()
-        counts = {name: sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens")}
-        cost = round(cost_usd(self.settings, counts), 6)
-        return {"task": self.recipe.task, "model": self.settings.model, "engine": self.settings.engine, "cost_usd": cost}
+        return {"task": self.recipe.task, **finish_asking(self.output, self.settings, markers)}
 
 
 class ConvertWorker:
@@ -142,7 +139,7 @@ class ConvertWorker:
 
     def _request(self, id_: str, text: str) -> Request | None:
         messages = conversion_messages(text, self._kind)
-        tokenizer = self._tokenizer()
+        tokenizer = load_tokenizer(self._settings.counts_by) if self._settings.counts_by else None
         if tokenizer is None:
             return Request(id_, None, messages, seed=0)
         prompt = (
@@ -153,7 +150,3 @@ class ConvertWorker:
         if tokenizer.context is not None and tokenizer.count(prompt) + self._sampling.max_new_tokens > tokenizer.context:
             return None
         return Request(id_, prompt, messages, seed=0)
-
-    def _tokenizer(self) -> ModelTokenizer | None:
-        ref = self._settings.tokenizer if self._settings.engine == "openai" else self._settings.model
-        return load_tokenizer(ref) if ref else None

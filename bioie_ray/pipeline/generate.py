@@ -15,7 +15,7 @@ from bioie_ray.config.generation import GenerateSettings
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.generation.base import Completion, Message, Request, Sampling
-from bioie_ray.pipeline.answering import answer, cost_usd, model_identity, sample_seed
+from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity, sample_seed
 from bioie_ray.pipeline.prompts import PromptsStep, draw_unit, split_unit
 from bioie_ray.pipeline.step import ShardStep, Step
 
@@ -84,20 +84,12 @@ class GenerateStep(ShardStep):
             "num_draws": self.prompts.num_draws,
             "output": self.output,
         }
-        return WorkerSpec(GenerateWorker, arguments, threads=self.recipe.generate.threads, affinity=_affinity(self.recipe.generate))
+        return WorkerSpec(GenerateWorker, arguments, threads=self.recipe.generate.threads, affinity=affinity(self.recipe.generate))
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """What was asked of whom, and what it cost."""
-        self.output.drop_parts()
         settings = self.recipe.generate
-        counts = {name: sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens")}
-        return {
-            "task": self.recipe.task,
-            "model": settings.model,
-            "engine": settings.engine,
-            "repeats": settings.repeats,
-            "cost_usd": round(cost_usd(settings, counts), 6),
-        }
+        return {"task": self.recipe.task, "repeats": settings.repeats, **finish_asking(self.output, settings, markers)}
 
 
 class GenerateWorker:
@@ -145,11 +137,6 @@ class GenerateWorker:
 def model_name(ref: str) -> str:
     """A model's name for people: the last part of a path or id, without ``offline:``."""
     return ref.removeprefix("offline:").rstrip("/").rpartition("/")[2]
-
-
-def _affinity(settings: GenerateSettings) -> str:
-    """Units with the same one share a loaded model."""
-    return f"{settings.engine} {settings.model} {settings.adapter} {settings.dtype}"
 
 
 def _messages(text: str) -> tuple[Message, ...]:

@@ -77,7 +77,7 @@ class PromptsStep(ShardStep):
             "settings": settings,
             "instructions": self.instructions.digest,
             "max_new_tokens": recipe.generate.max_new_tokens,
-            "tokenizer": model_fingerprint(self._tokenizer) if self._tokenizer else None,
+            "tokenizer": model_fingerprint(recipe.generate.counts_by) if recipe.generate.counts_by else None,
         }
         return Output(self.corpus.output.address, f"prompts/{recipe.name_of('prompts')}@{recipe.version}", payload)
 
@@ -85,12 +85,6 @@ class PromptsStep(ShardStep):
     def instructions(self) -> Instructions:
         """Read once, here: a file of one's own is not where the workers are, or may be edited before they begin."""
         return load_instructions(self.recipe.prompt.instructions)
-
-    @property
-    def _tokenizer(self) -> str | None:
-        """The model whose tokenizer counts."""
-        generate = self.recipe.generate
-        return generate.tokenizer if generate.engine == "openai" else generate.model
 
     @property
     def inputs(self) -> Sequence[Step]:
@@ -126,7 +120,6 @@ class PromptsStep(ShardStep):
                 "instructions": self.instructions,
                 "view": self.view,
                 "selections": tuple(step.output for step in self.selections),
-                "tokenizer": self._tokenizer,
                 "output": self.output,
             },
         )
@@ -158,7 +151,6 @@ class PromptsWorker:
         instructions: Instructions,
         view: View,
         selections: Sequence[Output],
-        tokenizer: str | None,
         output: Output,
     ) -> None:
         self._recipe = recipe
@@ -166,7 +158,7 @@ class PromptsWorker:
         self._view = view
         self._selections = selections
         self._output = output
-        self._tokenizer = load_tokenizer(tokenizer) if tokenizer else None
+        self._tokenizer = load_tokenizer(recipe.generate.counts_by) if recipe.generate.counts_by else None
         self._builder = PromptBuilder(
             task,
             instructions,
