@@ -17,12 +17,12 @@ from bioie_ray.config.generation import ModelSettings, PromptSettings
 from bioie_ray.corpora.catalog import find_reader, read_split, splits_of
 from bioie_ray.corpora.document import Document
 from bioie_ray.corpora.tasks import Task, gold
-from bioie_ray.generation.base import Completion, Finish, Kind, Request, Sampling
+from bioie_ray.generation.base import Completion, Finish, Request, Sampling
 from bioie_ray.generation.structure import cut_at_list
 from bioie_ray.generation.transformers_engine import TransformersEngine
 from bioie_ray.pipeline.prepare import embedded
 from bioie_ray.pipeline.prompts import prompt_form
-from bioie_ray.prompting.answers import find_list
+from bioie_ray.prompting.answers import Kind, find_list
 from bioie_ray.prompting.instructions import load_instructions
 from bioie_ray.prompting.prompt import Example, PromptBuilder
 from bioie_ray.prompting.tokenizer import load_tokenizer

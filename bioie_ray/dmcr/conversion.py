@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Final
 
 from bioie_ray.dmcr.reading import read_answer
-from bioie_ray.generation.base import Message
 from bioie_ray.prompting.answers import Answers, Kind, format_list
+from bioie_ray.prompting.prompt import Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,20 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from bioie_ray.prompting.answers import Kind
+from bioie_ray.prompting.prompt import Message
+
 Finish = Literal["list", "stop", "length"]
-Kind = Literal["ner", "re"]
 
 
 class EngineError(ValueError):
     """A model or server that cannot be used; the message says which and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from bioie_ray.generation.base import EngineError, Finish, Kind
-from bioie_ray.prompting.answers import find_list
+from bioie_ray.generation.base import EngineError, Finish
+from bioie_ray.prompting.answers import Kind, find_list
 
 if TYPE_CHECKING:
     import torch

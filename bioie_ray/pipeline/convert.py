@@ -19,7 +19,6 @@ from bioie_ray.generation.base import Completion, Request, Sampling
 from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity
 from bioie_ray.pipeline.generate import NOT_ASKED, GenerateStep, model_name
 from bioie_ray.pipeline.step import ShardStep, Step
-from bioie_ray.prompting.prompt import Turn
 from bioie_ray.prompting.tokenizer import load_tokenizer
 from bioie_ray.retrieval.models import model_fingerprint
 
@@ -142,11 +141,7 @@ class ConvertWorker:
         tokenizer = load_tokenizer(self._settings.counts_by) if self._settings.counts_by else None
         if tokenizer is None:
             return Request(id_, None, messages, seed=0)
-        prompt = (
-            tokenizer.render([Turn("assistant" if m.role == "assistant" else "user", m.content) for m in messages])
-            if tokenizer.has_template
-            else tokenizer.begin(conversion_text(text, self._kind))
-        )
+        prompt = tokenizer.render(messages) if tokenizer.has_template else tokenizer.begin(conversion_text(text, self._kind))
         if tokenizer.context is not None and tokenizer.count(prompt) + self._sampling.max_new_tokens > tokenizer.context:
             return None
         return Request(id_, prompt, messages, seed=0)

@@ -14,10 +14,11 @@ from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.generation import GenerateSettings
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.execution.units import WorkerSpec
-from bioie_ray.generation.base import Completion, Message, Request, Sampling
+from bioie_ray.generation.base import Completion, Request, Sampling
 from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity, sample_seed
 from bioie_ray.pipeline.prompts import PromptsStep, draw_unit, split_unit
 from bioie_ray.pipeline.step import ShardStep, Step
+from bioie_ray.prompting.prompt import Message
 
 FORMAT_VERSION = 1
 # A query that has no prompt (too long by itself) has a row all the same: it counts as answered by nothing.

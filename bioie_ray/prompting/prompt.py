@@ -32,8 +32,8 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What one side says."""
+class Message:
+    """One turn of a conversation."""
 
     role: Role
     content: str
@@ -46,7 +46,7 @@ class Prompt:
     ``example_ids`` are those that are in it, in their order there; ``num_dropped`` did not fit.
     """
 
-    turns: tuple[Turn, ...]
+    turns: tuple[Message, ...]
     text: str | None
     num_tokens: int | None
     example_ids: tuple[str, ...]
@@ -56,7 +56,7 @@ class Prompt:
 class PromptTokenizer(Protocol):
     """What a model's tokenizer does for prompts."""
 
-    def render(self, turns: Sequence[Turn]) -> str:
+    def render(self, turns: Sequence[Message]) -> str:
         """Turns through the chat template, up to where the model is to go on."""
         ...
 
@@ -101,15 +101,15 @@ class PromptBuilder:
             "generate.max_new_tokens lower, or take a model with a longer context"
         )
 
-    def _turns(self, query: str, examples: Sequence[Example]) -> tuple[Turn, ...]:
+    def _turns(self, query: str, examples: Sequence[Example]) -> tuple[Message, ...]:
         """The instruction stands in the first turn of the user: some templates refuse a system role (Gemma 2's does)."""
-        turns: list[Turn] = []
+        turns: list[Message] = []
         for example in examples:
-            turns += [Turn("user", self.instructions.input(example.text)), Turn("assistant", format_list(example.answers))]
-        turns.append(Turn("user", self.instructions.input(query)))
-        return (Turn("user", f"{self.instructions.ask(self.task)}\n\n{turns[0].content}"), *turns[1:])
+            turns += [Message("user", self.instructions.input(example.text)), Message("assistant", format_list(example.answers))]
+        turns.append(Message("user", self.instructions.input(query)))
+        return (Message("user", f"{self.instructions.ask(self.task)}\n\n{turns[0].content}"), *turns[1:])
 
-    def _text(self, query: str, examples: Sequence[Example], turns: Sequence[Turn]) -> str | None:
+    def _text(self, query: str, examples: Sequence[Example], turns: Sequence[Message]) -> str | None:
         if self.form == "chat":
             return self.tokenizer.render(turns) if self.tokenizer is not None else None
         pairs = [(example.text, format_list(example.answers)) for example in examples] + [(query, "")]

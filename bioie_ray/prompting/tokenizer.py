@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from bioie_ray.prompting.prompt import Turn
+from bioie_ray.prompting.prompt import Message
 from bioie_ray.retrieval.models import resolve_model
 from bioie_ray.retrieval.packaged import ModelError
 
@@ -34,7 +34,7 @@ class ModelTokenizer:
         limits = [n for n in (positions, self.tokenizer.model_max_length) if n and n < _NO_LIMIT]
         self.context: int | None = min(limits) if limits else None
 
-    def render(self, turns: Sequence[Turn]) -> str:
+    def render(self, turns: Sequence[Message]) -> str:
         """Turns through the chat template.
 
         Raises:

@@ -10,9 +10,10 @@ import pytest
 from fake_endpoint import Reply, answer, error, fake_endpoint
 
 from bioie_ray.config.generation import EndpointSettings, ModelSettings
-from bioie_ray.generation.base import Completion, EngineError, Message, Request, Sampling
+from bioie_ray.generation.base import Completion, EngineError, Request, Sampling
 from bioie_ray.generation.openai_engine import OpenAIEngine
 from bioie_ray.generation.structure import schema
+from bioie_ray.prompting.prompt import Message
 
 KEY = "sk-s3cret-0123456789abcdef"
 SAMPLING = Sampling(temperature=0.5, top_p=0.9, max_new_tokens=64)

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bioie_ray.config.generation import EndpointSettings, ModelSettings
-from bioie_ray.generation.base import EngineError, Message, Request, Sampling
+from bioie_ray.generation.base import EngineError, Request, Sampling
 from bioie_ray.generation.openai_engine import OpenAIEngine
+from bioie_ray.prompting.prompt import Message
 
 pytest.importorskip("openai", reason="transformers serve needs the openai package")
 pytestmark = pytest.mark.slow
