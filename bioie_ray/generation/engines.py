@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.base import Engine, Sampling
-
-# The engine of this process.
-_LOADED: dict[tuple[ModelSettings, Sampling], Engine] = {}
+from bioie_ray.generation.keeping import keep_one
 
 
+@keep_one
 def load_engine(settings: ModelSettings, sampling: Sampling) -> Engine:
     """The engine; the cells of a matrix that have the same one share it, and it goes before another one is made.
 
     Raises:
         EngineError: it cannot be had here; the message says what is missing.
     """
-    key = (settings, sampling)
-    if key not in _LOADED:
-        _LOADED.clear()
-        _LOADED[key] = _make(*key)
-    return _LOADED[key]
-
-
-def _make(settings: ModelSettings, sampling: Sampling) -> Engine:
     if settings.engine == "openai":
         from bioie_ray.generation.openai_engine import OpenAIEngine
 

@@ -20,6 +20,7 @@ import torch
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, EngineError, Finish, OnChunk, Request, Sampling
+from bioie_ray.generation.keeping import keep_one
 from bioie_ray.generation.kv_cache import can_share_prefix, new_cache, shortest_window
 from bioie_ray.generation.sampler import choose, uniform
 from bioie_ray.prompting.answers import find_list
@@ -189,20 +190,9 @@ class TransformersEngine:
         return str(self._tokenizer.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-# The model of this process, which the cells of a matrix share; one at a time, however many a recipe has.
-_LOADED: dict[tuple[str, str | None, str, str], Any] = {}
-
-
+@keep_one
 def _load_model(model: str, adapter: str | None, dtype: str, device: str) -> Any:
-    """Loaded once; the one before goes first, because two may not fit."""
-    key = (model, adapter, dtype, device)
-    if key not in _LOADED:
-        _LOADED.clear()
-        _LOADED[key] = _load(*key)
-    return _LOADED[key]
-
-
-def _load(model: str, adapter: str | None, dtype: str, device: str) -> Any:
+    """The model of this process, which the cells of a matrix share; one at a time, however many a recipe has."""
     from transformers import AutoModelForCausalLM
 
     path = resolve_model(model)
