@@ -23,6 +23,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from bioie_ray.artifacts.reasons import first_line
+
 T = TypeVar("T")
 
 # A server that is away is waited for: a rolling restart, or a node that dies with it, takes half a minute to a minute. One call
@@ -189,7 +191,7 @@ class _ObjectStore:
             self._store = from_url(self._url, retry_config=_RETRIES, **options)
             self._once = from_url(self._url, retry_config=_NO_RETRIES, **options)
         except Exception as error:  # obstore has no common base for bad configuration
-            raise StoreError(f"cannot open the store {self._url}: {_first_line(error)}") from error
+            raise StoreError(f"cannot open the store {self._url}: {first_line(error)}") from error
 
     def read(self, key: str) -> bytes:
         import obstore
@@ -278,19 +280,14 @@ class _ObjectStore:
 
     def _unreachable(self, verb: str, key: str, error: Exception) -> StoreError:
         return StoreError(
-            f"cannot {verb} {self.describe(key)}: {_first_line(error)}; check the bucket, storage.endpoint, and the credentials in "
+            f"cannot {verb} {self.describe(key)}: {first_line(error)}; check the bucket, storage.endpoint, and the credentials in "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
 
 
-def _first_line(error: Exception) -> str:
-    """Obstore's errors go on with a dump of their insides."""
-    return str(error).strip().splitlines()[0]
-
-
 def _cause(error: Exception) -> str:
     """What happened, without what was tried: that names time limits, which are no time-out."""
-    return _first_line(error).rpartition(" - ")[2]
+    return first_line(error).rpartition(" - ")[2]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from urllib.parse import urlsplit
 
+from bioie_ray.artifacts import reasons
+
 
 class ClusterError(ValueError):
     """Something about the cluster that a person can mend; the message says what, where and how."""
@@ -70,7 +72,5 @@ def unreachable(server: str, error: BaseException) -> UnreachableError:
 
 def first_line(error: BaseException) -> str:
     """What an exception says, without what libraries put around it."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
     # urllib3 puts a connection's memory address in front of what happened
-    return text.split(">, ")[-1].split("): ")[-1].strip("'\")")
+    return reasons.first_line(error).split(">, ")[-1].split("): ")[-1].strip("'\")")

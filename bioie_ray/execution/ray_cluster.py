@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.config.cluster import ClusterSettings, actor_cpus
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.execution.usage import LOCAL, Node
@@ -39,7 +40,7 @@ def connect() -> None:
         _init(options)
     except Exception as error:  # a raylet that does not come up is a bare Exception in Ray
         raise ClusterError(
-            f"cannot start or join Ray ({address()}): {str(error).strip().splitlines()[0]}; check RAY_ADDRESS (unset, a local Ray "
+            f"cannot start or join Ray ({address()}): {first_line(error)}; check RAY_ADDRESS (unset, a local Ray "
             "is started) and, for a cluster with token authentication, RAY_AUTH_MODE=token and its token"
         ) from error
     if threading.current_thread() is threading.main_thread():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bioie_ray.generation.base import EngineError
+from bioie_ray.retrieval.models import HubError, hub_snapshot
 
 
 def adapter_folder(adapter: str) -> Path:
@@ -15,15 +16,10 @@ def adapter_folder(adapter: str) -> Path:
     """
     folder = Path(adapter).expanduser()
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        name, _, revision = adapter.partition("@")
         try:
-            folder = Path(snapshot_download(name, revision=revision or None))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EngineError(f"no adapter at {adapter}: {reason}; give a folder or a hub id") from None
+            folder = hub_snapshot(adapter)
+        except HubError as error:
+            raise EngineError(f"no adapter at {adapter}: {error}; give a folder or a hub id") from None
     if not (folder / "adapter_config.json").is_file():
         raise EngineError(f"{adapter} holds no adapter (no adapter_config.json)")
     return folder

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, EngineError, Finish, OnChunk, Request, Sampling
@@ -199,7 +200,7 @@ def _load_model(model: str, adapter: str | None, dtype: str, device: str) -> Any
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
     except (OSError, ValueError) as error:
-        raise EngineError(f"{model} cannot be loaded as a causal language model: {str(error).strip().splitlines()[0]}") from None
+        raise EngineError(f"{model} cannot be loaded as a causal language model: {first_line(error)}") from None
     if adapter is not None:
         loaded = _with_adapter(loaded, adapter)
     return loaded.to(device).eval()
@@ -214,7 +215,7 @@ def _with_adapter(model: Any, adapter: str) -> Any:
     try:
         return PeftModel.from_pretrained(model, str(adapter_folder(adapter))).merge_and_unload()
     except (OSError, ValueError) as error:
-        raise EngineError(f"the adapter {adapter} cannot be put on: {str(error).strip().splitlines()[0]}") from None
+        raise EngineError(f"the adapter {adapter} cannot be put on: {first_line(error)}") from None
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:

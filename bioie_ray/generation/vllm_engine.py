@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, EngineError, Finish, OnChunk, Request, Sampling
@@ -88,7 +89,7 @@ class VllmEngine:
         try:
             self._llm: Any = vllm.LLM(**arguments)
         except (OSError, RuntimeError, ValueError) as error:
-            raise EngineError(f"vLLM cannot load {settings.model}: {_line(error)}") from None
+            raise EngineError(f"vLLM cannot load {settings.model}: {first_line(error)}") from None
         self._tokenizer: Any = self._llm.get_tokenizer()
         self._lora: Any = None
         if adapter is not None:
@@ -109,7 +110,7 @@ class VllmEngine:
             try:
                 outputs = self._llm.generate(prompts, parameters, use_tqdm=False, lora_request=self._lora)
             except (RuntimeError, ValueError) as error:
-                raise EngineError(f"vLLM failed at {requests[0].id} and the {len(requests) - 1} after it: {_line(error)}") from None
+                raise EngineError(f"vLLM failed at {requests[0].id} and the {len(requests) - 1} after it: {first_line(error)}") from None
             on_chunk(number, [self._completion(request, output) for request, output in zip(requests, outputs, strict=True)])
 
     def _prompt(self, request: Request) -> dict[str, Any]:
@@ -139,7 +140,3 @@ def _rank(adapter: Path) -> int:
     """The largest rank in the adapter."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     return max([int(config["r"]), *map(int, (config.get("rank_pattern") or {}).values())])
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.prompting.prompt import Message
 from bioie_ray.retrieval.models import resolve_model
 from bioie_ray.retrieval.packaged import ModelError
@@ -28,7 +29,7 @@ class ModelTokenizer:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
             config = AutoConfig.from_pretrained(path)
         except (OSError, ValueError) as error:
-            raise ModelError(f"{model} has no tokenizer that can be loaded: {str(error).strip().splitlines()[0]}") from None
+            raise ModelError(f"{model} has no tokenizer that can be loaded: {first_line(error)}") from None
         self.has_template = bool(self.tokenizer.chat_template)
         positions = getattr(config.get_text_config(), "max_position_embeddings", None)
         limits = [n for n in (positions, self.tokenizer.model_max_length) if n and n < _NO_LIMIT]

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.retrieval.packaged import PACKAGED, ModelError, packaged_model
 
 # What decides a model's numbers; other files of a repository (pictures, other formats of the weights) do not.
 _MATTERS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja")
+
+
+class HubError(ValueError):
+    """What the hub says when it does not give something."""
 
 
 def resolve_model(ref: str) -> Path:
@@ -76,16 +82,27 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - the 
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _from_hub(ref: str) -> Path:
+def hub_snapshot(ref: str, patterns: Sequence[str] | None = None) -> Path:
+    """The folder of a repository of the hub, ``org/name`` or ``org/name@revision``, or of its files that match ``patterns``.
+
+    Raises:
+        HubError: it cannot be had; the message is the hub's reason.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     name, _, revision = ref.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(_MATTERS)))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(patterns) if patterns else None))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        raise HubError(first_line(error)) from None
+
+
+def _from_hub(ref: str) -> Path:
+    try:
+        return hub_snapshot(ref, _MATTERS)
+    except HubError as error:
         raise ModelError(
-            f"cannot get {ref} from the hub: {reason}; check the name, or the network, or give a folder (HF_HUB_OFFLINE is "
+            f"cannot get {ref} from the hub: {error}; check the name, or the network, or give a folder (HF_HUB_OFFLINE is "
             f"{os.environ.get('HF_HUB_OFFLINE', 'not set')})"
         ) from None
