@@ -204,6 +204,11 @@ def read_answers(value: Any) -> Answers | None:
     raise ValueError("answers are neither a list of strings nor a list of pairs of strings")
 
 
+def load_answers(text: str | None) -> Answers | None:
+    """Answers as the outputs hold them: JSON, or nothing where there is no list."""
+    return None if text is None else read_answers(json.loads(text))
+
+
 def _standing(decisions: Iterable[Decision]) -> Standing:
     in_order = sorted(decisions, key=lambda decision: decision.id)
     first_child: dict[str, Decision] = {}

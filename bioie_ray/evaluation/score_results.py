@@ -10,9 +10,9 @@ from bioie_ray.evaluation.coverage import Interval
 from bioie_ray.evaluation.marking import Kind
 from bioie_ray.evaluation.statistics import Comparison, Spread
 from bioie_ray.evaluation.table import VARIANTS, Scoring, Variant
+from bioie_ray.retrieval.selectors import RANDOM_METHODS
 
 ZERO_SHOT = "zero-shot"
-RANDOM_METHODS = ("ders", "fers")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.recipe import Recipe
-from bioie_ray.corpora.tasks import Answer
 from bioie_ray.dmcr.conversion import read_conversion
 from bioie_ray.dmcr.reading import RULES_VERSION, read_answer
 from bioie_ray.dmcr.verdict import judge
@@ -22,7 +21,7 @@ from bioie_ray.pipeline.generate import NOT_ASKED, GenerateStep
 from bioie_ray.pipeline.prompts import split_unit
 from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
-from bioie_ray.prompting.answers import Kind
+from bioie_ray.prompting.answers import Answers, Kind, format_list
 
 FORMAT_VERSION = 1
 DMCR_SCHEMA = pa.schema(
@@ -150,10 +149,10 @@ class DmcrWorker:
             "status": reading.status,
             "rule": reading.rule,
             "reason": NOT_ASKED if row["finish"] == NOT_ASKED else reading.reason,
-            "raw": dump(reading.raw),
-            "cleaned": dump(reading.cleaned),
+            "raw": _dump(reading.raw),
+            "cleaned": _dump(reading.cleaned),
             "verdict": "none",
-            "corrected": dump(reading.cleaned),
+            "corrected": _dump(reading.cleaned),
         }
         if reading.status != "malformed" or not replies or row["finish"] == NOT_ASKED:
             return judged
@@ -162,22 +161,15 @@ class DmcrWorker:
         return judged | {
             "conversion_a": replies[0],
             "conversion_b": replies[1],
-            "list_a": dump(lists[0]),
-            "list_b": dump(lists[1]),
+            "list_a": _dump(lists[0]),
+            "list_b": _dump(lists[1]),
             "verdict": verdict.outcome,
-            "invented_a": dump(verdict.invented_a),
-            "invented_b": dump(verdict.invented_b),
-            "corrected": dump(verdict.corrected),
+            "invented_a": _dump(verdict.invented_a),
+            "invented_b": _dump(verdict.invented_b),
+            "corrected": _dump(verdict.corrected),
         }
 
 
-def dump(answers: Sequence[Answer] | None) -> str | None:
-    """A list as it is stored: JSON, pairs as lists of two."""
-    return None if answers is None else json.dumps(answers, ensure_ascii=False)
-
-
-def load(text: str | None) -> tuple[Answer, ...] | None:
-    """The inverse of ``dump``."""
-    if text is None:
-        return None
-    return tuple(item if isinstance(item, str) else (item[0], item[1]) for item in json.loads(text))
+def _dump(answers: Answers | None) -> str | None:
+    """A list as it is stored; ``load_answers`` is the inverse."""
+    return None if answers is None else format_list(answers)

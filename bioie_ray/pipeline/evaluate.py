@@ -18,12 +18,14 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import Answer, Task
 from bioie_ray.dmcr.decision_log import DecisionLog
-from bioie_ray.dmcr.decisions import resolve
+from bioie_ray.dmcr.decisions import load_answers, resolve
+from bioie_ray.evaluation.score_results import ZERO_SHOT
 from bioie_ray.evaluation.table import SCORES_SCHEMA, score_document, summarise
 from bioie_ray.execution.units import WorkerSpec
-from bioie_ray.pipeline.dmcr import DmcrStep, load
+from bioie_ray.pipeline.dmcr import DmcrStep
 from bioie_ray.pipeline.generate import model_name
 from bioie_ray.pipeline.prompts import split_unit
+from bioie_ray.pipeline.select import method_name
 from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
 
@@ -79,13 +81,13 @@ class EvaluateStep(ShardStep):
 
     def worker(self) -> WorkerSpec:
         """No model."""
-        arguments: dict[str, Any] = {
+        arguments = {
             "task": self.task,
             "view": self.dmcr.generation.prompts.view,
             "dmcr": self.dmcr.output,
             "output": self.output,
+            "decisions": self.decisions,
         }
-        arguments["decisions"] = self.decisions
         return WorkerSpec(EvaluateWorker, arguments)
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
@@ -95,18 +97,16 @@ class EvaluateStep(ShardStep):
         return {
             "task": recipe.task,
             "model": model_name(recipe.generate.model),
-            "method": method_name(recipe, reranked=any(step.reranks for step in self.dmcr.generation.prompts.selections)),
+            "method": self._method(),
             "num_examples": recipe.prompt.num_examples,
             "decisions": int(self.decisions.rpartition("-")[2] or 0),
             "summary": summarise(table, self.task, recipe.evaluate),
         }
 
-
-def method_name(recipe: Recipe, *, reranked: bool) -> str:
-    """How examples were chosen, as tables show it."""
-    if recipe.prompt.num_examples == 0:
-        return "zero-shot"
-    return f"{recipe.select.method} + reranker" if reranked else recipe.select.method
+    def _method(self) -> str:
+        """How examples were chosen, as tables show it."""
+        selections = self.dmcr.generation.prompts.selections
+        return method_name(self.recipe, reranked=selections[0].reranks) if selections else ZERO_SHOT
 
 
 class EvaluateWorker:
@@ -130,13 +130,13 @@ class EvaluateWorker:
         rows: list[dict[str, Any]] = []
         for row in self._dmcr.read_shard(unit).to_pylist():
             decided = self._decided.get((row["document_id"], row["repeat"]))
-            corrected: Sequence[Answer] | None = decided if decided is not None else load(row["corrected"])
+            corrected: Sequence[Answer] | None = decided if decided is not None else load_answers(row["corrected"])
             rows += score_document(
                 self._task,
                 documents[row["document_id"]],
                 row["repeat"],
-                load(row["raw"]),
-                load(row["cleaned"]),
+                load_answers(row["raw"]),
+                load_answers(row["cleaned"]),
                 corrected,
                 malformed=row["status"] == "malformed",
                 undecided=row["verdict"] == "differ" and decided is None,

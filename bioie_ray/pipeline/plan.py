@@ -16,9 +16,10 @@ from bioie_ray.pipeline.generate import GenerateStep
 from bioie_ray.pipeline.index import IndexStep
 from bioie_ray.pipeline.prepare import corpus_step
 from bioie_ray.pipeline.prompts import PromptsStep
-from bioie_ray.pipeline.select import RANDOM_METHODS, SelectStep, for_repeat, make_select_step
+from bioie_ray.pipeline.select import SelectStep, for_repeat, make_select_step
 from bioie_ray.pipeline.step import Step
 from bioie_ray.pipeline.train_reranker import TrainRerankerStep
+from bioie_ray.retrieval.selectors import RANDOM_METHODS
 
 
 @dataclass

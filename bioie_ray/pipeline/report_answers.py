@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.corpora.document import Document, from_table
 from bioie_ray.corpora.tasks import Answer, Task, get_task, gold
+from bioie_ray.dmcr.decisions import load_answers
 from bioie_ray.evaluation.errors import judge
 from bioie_ray.evaluation.gold_view import GoldView, distinct
 from bioie_ray.evaluation.marking import Kind
@@ -52,10 +52,10 @@ def _samples(result: ScoreResult, output: Output, record: dict[str, Any]) -> lis
 
 
 def _view(result: ScoreResult, task: Task, document: Document, row: Mapping[str, Any]) -> AnswerView:
-    answers = _answers(row["corrected"])
+    answers = load_answers(row["corrected"])
     view = GoldView.of(task, document)
     judged = judge(view, answers)
-    spelling = {next(iter(distinct([answer]))): _forms(answer) for answer in reversed(answers or [])}
+    spelling = {next(iter(distinct([answer]))): _forms(answer) for answer in reversed(answers or ())}
     missed = [_forms(answer) for answer in gold(task, document).answers if next(iter(distinct([answer]))) not in judged]
     marks: dict[str, Kind] = {form.lower(): "missed" for answer in missed for form in answer}
     marks |= {form: "wrong" for answer, kind in judged.items() if kind != "right" for form in answer if form not in marks}
@@ -92,12 +92,6 @@ def _documents(corpus: Output, wanted: Mapping[str, Any]) -> list[Document]:
         if any(id_ in wanted for id_ in corpus.read_shard(shard, ["id"])["id"].to_pylist()):
             found += [document for document in from_table(corpus.read_shard(shard)) if document.id in wanted]
     return found
-
-
-def _answers(listed: str | None) -> list[Answer] | None:
-    if listed is None:
-        return None
-    return [item if isinstance(item, str) else (item[0], item[1]) for item in json.loads(listed)]
 
 
 def _forms(answer: Answer) -> tuple[str, ...]:

@@ -17,12 +17,12 @@ from bioie_ray.corpora.document import Document, from_table
 from bioie_ray.corpora.tasks import Task, get_task, gold
 from bioie_ray.evaluation.coverage import PerQuery, measure, summarise
 from bioie_ray.evaluation.report import Answer, ExampleView, MethodResult, QueryView, Role
-from bioie_ray.pipeline.select import BEST_EXAMPLES
+from bioie_ray.pipeline.select import BEST_EXAMPLES, method_name
 from bioie_ray.pipeline.view import View
+from bioie_ray.retrieval.selectors import RANDOM_METHODS
 
 BASELINE = "ders"
 SAMPLES_PER_TASK = 3
-_RANDOM = ("ders", "fers")
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Selection:
     @property
     def method(self) -> str:
         """The selector's name, and that it was reranked, as the tables show it."""
-        return f"{self.recipe.select.method} + reranker" if self.record["reranked"] else self.recipe.select.method
+        return method_name(self.recipe, reranked=self.record["reranked"])
 
     @property
     def role(self) -> Role:
         """Whether examples were drawn, or chosen, or taken by a cheap trick."""
         method = self.recipe.select.method
-        return "random" if method in _RANDOM else "baseline" if method == "longest" else "selector"
+        return "random" if method in RANDOM_METHODS else "baseline" if method == "longest" else "selector"
 
     @property
     def corpus(self) -> Output:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -13,11 +12,10 @@ import pyarrow.compute as pc
 from bioie_ray.artifacts.output import Output
 from bioie_ray.corpora.tasks import get_task
 from bioie_ray.dmcr.decision_log import DecisionLog
-from bioie_ray.dmcr.decisions import read_answers
+from bioie_ray.dmcr.decisions import load_answers
 from bioie_ray.dmcr.review.exchange import export_jsonl, import_jsonl
 from bioie_ray.dmcr.review.queue import Item, ItemQueue
 from bioie_ray.pipeline.locate import locate
-from bioie_ray.prompting.answers import Answers
 
 _COLUMNS = (
     "document_id", "repeat", "answer", "verdict", "conversion_a", "conversion_b", "list_a", "list_b", "invented_a", "invented_b",
@@ -89,10 +87,10 @@ def read_queue(output: Output) -> ItemQueue:
                 answer=row["answer"],
                 conversion_a=row["conversion_a"],
                 conversion_b=row["conversion_b"],
-                list_a=_load(row["list_a"]),
-                list_b=_load(row["list_b"]),
-                invented_a=_load(row["invented_a"]) or (),
-                invented_b=_load(row["invented_b"]) or (),
+                list_a=load_answers(row["list_a"]),
+                list_b=load_answers(row["list_b"]),
+                invented_a=load_answers(row["invented_a"]) or (),
+                invented_b=load_answers(row["invented_b"]) or (),
             )
             for row in rows
         ),
@@ -107,10 +105,6 @@ def _texts(corpus: Output, wanted: Collection[str]) -> dict[str, str]:
         table = table.filter(pc.is_in(table["id"], value_set=ids))
         found.update(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
     return found
-
-
-def _load(text: str | None) -> Answers | None:
-    return None if text is None else read_answers(json.loads(text))
 
 
 def _waiting(queue: ItemQueue, log: DecisionLog) -> str:

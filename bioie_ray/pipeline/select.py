@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 BEST_EXAMPLES = "best_examples.json"
 SHORT_QUERIES = "short_queries.json"
-RANDOM_METHODS = frozenset({"ders", "fers"})
 
 
 class Inputs(Protocol):
@@ -70,6 +69,11 @@ def make_select_step(planner: Inputs, recipe: Recipe) -> SelectStep:
         reranker=planner.reranker(recipe) if reranks and recipe.rerank.model is None else None,
         reranks=reranks,
     )
+
+
+def method_name(recipe: Recipe, *, reranked: bool) -> str:
+    """The selector's name, and that it was reranked, as tables show it."""
+    return f"{recipe.select.method} + reranker" if reranked else recipe.select.method
 
 
 def for_repeat(recipe: Recipe, repeat: int) -> Recipe:

@@ -15,7 +15,10 @@ from pydantic import ValidationError
 
 from bioie_ray.retrieval.selectors.base import Candidate, Pool, Query, Selector
 
-__all__ = ["Candidate", "Pool", "Query", "Selector", "known_methods", "make_selector"]
+__all__ = ["RANDOM_METHODS", "Candidate", "Pool", "Query", "Selector", "known_methods", "make_selector"]
+
+# Those that draw by the seed; each repeat of a run draws anew.
+RANDOM_METHODS = frozenset({"ders", "fers"})
 
 
 @cache
