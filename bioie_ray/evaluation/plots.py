@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from bioie_ray.evaluation.coverage import Interval
 
 LABEL_HEIGHT = 15.0  # pixels between two labels of a scatter's label column
+_NO_SPAN = 1e-300  # of which a tick is no number any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,9 @@ def nice_axis(values: Sequence[float], low: float, high: float, num_ticks: int =
     ``cap`` (say 1.0 for shares) is never passed.
     """
     top = max([v for v in values if math.isfinite(v)], default=0.0)
-    span = (top - start) or 1.0
+    span = top - start
+    if 0 <= span < _NO_SPAN:
+        span = 1.0
     step = _nice_step(span / num_ticks)
     stop = start + math.ceil(round(span / step, 9)) * step
     if cap is not None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bioie_ray.evaluation.coverage import Interval
@@ -34,6 +34,7 @@ def test_mark_lies_in_its_interval() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=14))
+@example([5e-324])
 def test_labels_of_a_scatter_never_overlap_nor_leave_the_bottom(means: list[float]) -> None:
     rows = [(f"m{i}", "selector", 1000.0 + i, Interval(m, m, m, 5)) for i, m in enumerate(means)]
     plot = scatter(rows, 300.0, 230.0)
