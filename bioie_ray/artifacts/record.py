@@ -124,3 +124,8 @@ def _git(checkout: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
+
+
+def input_key(record: Mapping[str, Any], kind: str) -> str:
+    """The key of the first input of a kind that a record names; there is one."""
+    return next(str(made_from["output"]) for made_from in record["inputs"] if made_from["output"].startswith(f"{kind}/"))

@@ -126,6 +126,21 @@ def gold_concepts(task: Task, document: Document) -> frozenset[str]:
     )
 
 
+def forms(answer: Answer) -> tuple[str, ...]:
+    """Its one surface form, or its two."""
+    return (answer,) if isinstance(answer, str) else answer
+
+
+def answer_key(answer: Answer) -> tuple[str, ...]:
+    """An answer as it is compared: its lower-cased forms. Pairs stay pairs, so a form may hold any character."""
+    return tuple(form.lower() for form in forms(answer))
+
+
+def spaced(text: str) -> str:
+    """A text as forms are looked for in it: whatever the case and the white space."""
+    return " ".join(text.lower().split())
+
+
 def unordered(pairs: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """Pairs of which the order means nothing: of ``(a, b)`` and ``(b, a)``, whatever their case, the first is kept."""
     kept: dict[frozenset[str], tuple[str, str]] = {}

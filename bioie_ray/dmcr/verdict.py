@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from bioie_ray.corpora.tasks import Answer
+from bioie_ray.corpora.tasks import answer_key, forms, spaced
 from bioie_ray.prompting.answers import Answers, Kind
 
 Outcome = Literal["agreed", "agreed_empty", "differ"]
@@ -30,30 +30,18 @@ def judge(answer: str, document_text: str, list_a: Answers | None, list_b: Answe
     A conversion that is no list (``None``) agrees with nothing. Both empty for an answer that is not is ``agreed_empty``.
     """
     assert all(isinstance(item, str) == (kind == "ner") for item in (*(list_a or ()), *(list_b or ())))
-    sources = (_folded(answer), _folded(document_text))
+    sources = (spaced(answer), spaced(document_text))
     invented_a, invented_b = _invented(list_a, sources), _invented(list_b, sources)
-    if list_a is None or list_b is None or _as_set(list_a) != _as_set(list_b):
+    if list_a is None or list_b is None or set(map(answer_key, list_a)) != set(map(answer_key, list_b)):
         return Verdict("differ", None, invented_a, invented_b)
     outcome: Outcome = "agreed" if list_a or not answer.strip() else "agreed_empty"
     return Verdict(outcome, list_a, invented_a, invented_b)
 
 
-def _as_set(answers: Answers) -> frozenset[tuple[str, ...]]:
-    return frozenset(tuple(side.lower() for side in _sides(item)) for item in answers)
-
-
 def _invented(answers: Answers | None, sources: tuple[str, str]) -> Answers:
-    return tuple(item for item in answers or () if not all(_is_in(side, sources) for side in _sides(item)))
-
-
-def _sides(item: Answer) -> tuple[str, ...]:
-    return (item,) if isinstance(item, str) else item
+    return tuple(item for item in answers or () if not all(_is_in(side, sources) for side in forms(item)))
 
 
 def _is_in(name: str, sources: tuple[str, str]) -> bool:
-    folded = _folded(name)
+    folded = spaced(name)
     return any(folded in source for source in sources)
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.lower().split())

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, get_args
 
-from bioie_ray.evaluation.gold_view import GoldView, Key, distinct, key
+from bioie_ray.corpora.tasks import answer_key
+from bioie_ray.evaluation.gold_view import GoldView, Key, distinct
 from bioie_ray.evaluation.scoring import Answers, boundary_matches
 
 ErrorKind = Literal["missed", "boundary", "direction", "wrong_type", "partial", "invented", "spurious", "duplicate"]
@@ -56,7 +57,7 @@ def judge(view: GoldView, answers: Answers) -> dict[Key, ErrorKind | Literal["ri
     """Every distinct answer with its kind, or ``right``; in the order given."""
     given = distinct(answers)
     near = boundary_matches(view, given)
-    listed = dict.fromkeys(key(answer) for answer in answers or ())
+    listed = dict.fromkeys(answer_key(answer) for answer in answers or ())
     return {answer: "right" if answer in view.gold else _kind(view, given, near, answer) for answer in listed}
 
 

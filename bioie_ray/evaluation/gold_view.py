@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from bioie_ray.corpora.document import Argument, Document, Mention
-from bioie_ray.corpora.tasks import Answer, Task, gold, gold_concepts
+from bioie_ray.corpora.tasks import Answer, Task, answer_key, gold, gold_concepts, spaced
 
 Key = tuple[str, ...]
 Item = tuple[str, ...]
@@ -40,12 +40,12 @@ class GoldView:
             concepts=_entity_concepts(task, document) if task.kind == "ner" else _pair_concepts(task, document),
             identities=forms,
             other_types=frozenset(forms) - {form for (form,) in answers} if task.kind == "ner" else frozenset(),
-            text=_spaced(document.text),
+            text=spaced(document.text),
         )
 
     def in_text(self, answer: Key) -> bool:
         """Whether each form stands in the text, whatever the case and the white space."""
-        return all(_spaced(form) in self.text for form in answer)
+        return all(spaced(form) in self.text for form in answer)
 
     def names_another(self, answer: Key) -> bool:
         """Whether an answer plainly names something else than the gold: a mention of another type, or a gold pair reversed."""
@@ -54,14 +54,9 @@ class GoldView:
         return answer[::-1] in self.gold
 
 
-def key(answer: Answer) -> Key:
-    """An answer as it is compared: its lower-cased forms. Pairs stay pairs, so a form may hold any character."""
-    return (answer.lower(),) if isinstance(answer, str) else tuple(form.lower() for form in answer)
-
-
 def distinct(answers: Iterable[Answer] | None) -> frozenset[Key]:
     """The keys of an answer's items, each once; ``None``, an answer that could not be read, is empty."""
-    return frozenset(key(answer) for answer in answers or ())
+    return frozenset(answer_key(answer) for answer in answers or ())
 
 
 def _identities(task: Task, document: Document) -> dict[str, frozenset[str]]:
@@ -79,7 +74,7 @@ def _entity_concepts(task: Task, document: Document) -> dict[Key, frozenset[Item
         alone = replace(document, mentions=(mention,), relations=())
         named = frozenset((concept,) for concept in gold_concepts(task, alone))
         if named:
-            form = key(mention.text)
+            form = answer_key(mention.text)
             found[form] = found.get(form, frozenset()) | named
     return found
 
@@ -114,7 +109,3 @@ def _mention_ids(anything: Task, document: Document, mention: Mention) -> frozen
     if mention.entity_id is not None:
         return frozenset((mention.entity_id,))
     return gold_concepts(anything, replace(document, mentions=(mention,), relations=()))
-
-
-def _spaced(text: str) -> str:
-    return " ".join(text.lower().split())

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.corpora.document import Document, from_table
-from bioie_ray.corpora.tasks import Answer, Task, get_task, gold
+from bioie_ray.corpora.tasks import Task, answer_key, forms, get_task, gold
 from bioie_ray.dmcr.decisions import load_answers
 from bioie_ray.evaluation.errors import judge
-from bioie_ray.evaluation.gold_view import GoldView, distinct
+from bioie_ray.evaluation.gold_view import GoldView
 from bioie_ray.evaluation.marking import Kind
 from bioie_ray.evaluation.score_results import ZERO_SHOT, AnswerItem, AnswerView, ScoreResult
 from bioie_ray.pipeline.report_upstream import Found, upstream
@@ -55,8 +55,8 @@ def _view(result: ScoreResult, task: Task, document: Document, row: Mapping[str,
     answers = load_answers(row["corrected"])
     view = GoldView.of(task, document)
     judged = judge(view, answers)
-    spelling = {next(iter(distinct([answer]))): _forms(answer) for answer in reversed(answers or ())}
-    missed = [_forms(answer) for answer in gold(task, document).answers if next(iter(distinct([answer]))) not in judged]
+    spelling = {answer_key(answer): forms(answer) for answer in reversed(answers or ())}
+    missed = [forms(answer) for answer in gold(task, document).answers if answer_key(answer) not in judged]
     marks: dict[str, Kind] = {form.lower(): "missed" for answer in missed for form in answer}
     marks |= {form: "wrong" for answer, kind in judged.items() if kind != "right" for form in answer if form not in marks}
     marks |= {form: "found" for answer, kind in judged.items() if kind == "right" for form in answer}
@@ -92,7 +92,3 @@ def _documents(corpus: Output, wanted: Mapping[str, Any]) -> list[Document]:
         if any(id_ in wanted for id_ in corpus.read_shard(shard, ["id"])["id"].to_pylist()):
             found += [document for document in from_table(corpus.read_shard(shard)) if document.id in wanted]
     return found
-
-
-def _forms(answer: Answer) -> tuple[str, ...]:
-    return (answer,) if isinstance(answer, str) else answer

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.record import input_key
 from bioie_ray.evaluation.coverage import Interval
 from bioie_ray.evaluation.report import CorpusSummary, Provenance, RankingRow, RerankerSummary, SplitCounts, VectorsSummary
 
@@ -64,9 +65,7 @@ def provenance(source: str, output: Output, record: Mapping[str, Any]) -> Proven
         models["model" if record["kind"] in _ASKED else "embedder"] = str(record["model"])
     models |= {f"evaluator {letter}": str(name) for letter, name in zip("ab", record.get("evaluators", ()), strict=False)}
     if record.get("reranked"):
-        models["reranker"] = str(
-            recipe["rerank"]["model"] or next(i["output"] for i in record["inputs"] if i["output"].startswith("rerankers/"))
-        )
+        models["reranker"] = str(recipe["rerank"]["model"] or input_key(record, "rerankers"))
     return Provenance(
         source=source,
         path=output.key,

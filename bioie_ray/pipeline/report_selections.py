@@ -11,10 +11,11 @@ from typing import Any
 
 from bioie_ray.artifacts.fingerprint import canonical_json
 from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.record import input_key
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import Document, from_table
-from bioie_ray.corpora.tasks import Task, get_task, gold
+from bioie_ray.corpora.tasks import Task, forms, get_task, gold
 from bioie_ray.evaluation.coverage import PerQuery, measure, summarise
 from bioie_ray.evaluation.report import Answer, ExampleView, MethodResult, QueryView, Role
 from bioie_ray.pipeline.select import BEST_EXAMPLES, method_name
@@ -57,7 +58,7 @@ class Selection:
     @property
     def corpus(self) -> Output:
         """What it was chosen from."""
-        return self._input("corpora/")
+        return Output(self.output.address, input_key(self.record, "corpora"))
 
     @property
     def group(self) -> str:
@@ -70,10 +71,6 @@ class Selection:
     def family(self) -> tuple[StoreAddress, str, Task, tuple[str, ...]]:
         """What can be compared: selections for the same queries of one corpus, measured on the same answers."""
         return (self.corpus.address, self.corpus.key, self.task, tuple(self.best))
-
-    def _input(self, prefix: str) -> Output:
-        key = next(str(i["output"]) for i in self.record["inputs"] if i["output"].startswith(prefix))
-        return Output(self.output.address, key)
 
 
 class _Documents:
@@ -204,7 +201,7 @@ def _examples(selection: Selection, query: str, documents: _Documents) -> tuple[
 
 
 def _answers(task: Task, document: Document) -> tuple[Answer, ...]:
-    return tuple((answer,) if isinstance(answer, str) else answer for answer in gold(task, document).answers)
+    return tuple(map(forms, gold(task, document).answers))
 
 
 def _task_names(selections: Sequence[Selection]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.record import input_key
 from bioie_ray.pipeline.locate import locate
 from bioie_ray.pipeline.prompts import split_unit
 
@@ -25,7 +26,7 @@ def show_prompt(place: str, document_id: str, repeat: int = 1, *, endpoint: str 
     prompts = output
     if record["kind"] == "generations":
         answer = _row(output, document_id, repeat)
-        prompts = Output(output.address, next(str(i["output"]) for i in record["inputs"] if i["output"].startswith("prompts/")))
+        prompts = Output(output.address, input_key(record, "prompts"))
     draw = min(repeat, int(prompts.record()["num_draws"]))
     row = _row(prompts, document_id, draw)
     print(_text(row))
