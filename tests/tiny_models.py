@@ -9,6 +9,15 @@ TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "initializer_range": 0.5,  # larger than the usual 0.02, or all tokens would be nearly as likely
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
 
 
 def save_tokenizer(folder: Path, *, chat: bool) -> int:
@@ -38,18 +47,11 @@ def save_llama(folder: Path, *, seed: int = 0, chat: bool = True, positions: int
 
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    # A larger initializer_range than 0.02, or all tokens would be nearly as likely.
     config: Any = LlamaConfig(
         vocab_size=save_tokenizer(folder, chat=chat),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=positions,
-        initializer_range=0.5,
-        bos_token_id=0,
-        eos_token_id=1,
+        **SMALL,
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -64,18 +66,12 @@ def save_gemma3(folder: Path, *, window: int, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config: Any = Gemma3TextConfig(
         vocab_size=save_tokenizer(folder, chat=False),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
         num_key_value_heads=1,
         head_dim=8,
         max_position_embeddings=8_192,
         sliding_window=window,
         layer_types=["sliding_attention", "full_attention"],
-        initializer_range=0.5,
-        bos_token_id=0,
-        eos_token_id=1,
+        **SMALL,
     )
     Gemma3ForCausalLM(config).save_pretrained(folder)
     return folder

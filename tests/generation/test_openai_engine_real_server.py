@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bioie_ray.config.generation import EndpointSettings, ModelSettings
 from bioie_ray.generation.base import EngineError, Request, Sampling
@@ -23,40 +21,11 @@ from bioie_ray.prompting.prompt import Message
 
 pytest.importorskip("openai", reason="transformers serve needs the openai package")
 pytestmark = pytest.mark.slow
-TEMPLATE = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 NUM_NEW = 12
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A Llama of one layer, 72 KB on disk."""
-    folder = tmp_path_factory.mktemp("model") / "tiny"
-    built = Tokenizer(models.BPE())
-    built.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    built.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|end|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    built.train_from_iterator(['["a", "b"]'], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=built, eos_token="<|end|>", pad_token="<|end|>")
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
-def server(model, tmp_path):
+def server(tmp_path):
     """The base URL and the process of a server that is up."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -83,10 +52,10 @@ def _is_up(port):
         return False
 
 
-def test_answers_of_a_real_server_are_those_of_its_model(server, model):
+def test_answers_of_a_real_server_are_those_of_its_model(server, tiny_llm):
     url, process = server
     endpoint = EndpointSettings(url=url, concurrency=2, max_retries=1, max_wait_s=0.1, timeout_s=60.0)
-    settings = ModelSettings(engine="openai", model=str(model), endpoint=endpoint)
+    settings = ModelSettings(engine="openai", model=tiny_llm, endpoint=endpoint)
     greedy = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=NUM_NEW)
     requests = [
         Request(f"d{i}/1", None, (Message("user", "a?"), Message("assistant", "[]"), Message("user", f"question {i}")), seed=2**40 + i)
@@ -99,7 +68,7 @@ def test_answers_of_a_real_server_are_those_of_its_model(server, model):
         return done
 
     done = run(greedy)
-    tokenizer, local = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    tokenizer, local = AutoTokenizer.from_pretrained(tiny_llm), AutoModelForCausalLM.from_pretrained(tiny_llm)
     for request in requests:
         turns = [{"role": message.role, "content": message.content} for message in request.messages]
         prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", return_dict=True)
