@@ -28,6 +28,16 @@ class Request:
     messages: tuple[Message, ...]
     seed: int
 
+    def local_text(self) -> str:
+        """``text``, for a local model.
+
+        Raises:
+            EngineError: there is none.
+        """
+        if self.text is None:
+            raise EngineError(f"{self.id} has no prompt text; a local model needs one (prompt.form)")
+        return self.text
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:

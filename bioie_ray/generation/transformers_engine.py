@@ -82,9 +82,7 @@ class TransformersEngine:
             on_chunk(number, [done[request.id] for request in requests])
 
     def _encode(self, request: Request) -> list[int]:
-        if request.text is None:
-            raise EngineError(f"{request.id} has no prompt text; a local model needs one (prompt.form)")
-        return self._tokenizer.encode(request.text)
+        return self._tokenizer.encode(request.local_text())
 
     def _batch(self, requests: Sequence[Request]) -> dict[str, Completion]:
         samples = [_Sample(request, self._encode(request)) for request in requests]

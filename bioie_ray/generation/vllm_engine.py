@@ -115,9 +115,7 @@ class VllmEngine:
 
     def _prompt(self, request: Request) -> dict[str, Any]:
         """Tokens, because a rendered prompt has its special tokens in words, and vLLM would add another beginning."""
-        if request.text is None:
-            raise EngineError(f"{request.id} has no prompt text; a local model needs one (prompt.form)")
-        return {"prompt_token_ids": self._tokenizer.encode(request.text, add_special_tokens=False)}
+        return {"prompt_token_ids": self._tokenizer.encode(request.local_text(), add_special_tokens=False)}
 
     def _parameters(self, request: Request) -> Any:
         arguments = sampling_arguments(request, self._sampling)
