@@ -25,7 +25,7 @@ if [[ -x $testbed ]] && "$testbed" env | grep -qF "KUBECONFIG=$KUBECONFIG "; the
   done
   export BIOIE_TEST_SECOND_NODE=node-2 BIOIE_TEST_NODE_UP="$testbed node-up 2" BIOIE_TEST_NODE_DOWN="$testbed node-down 2"
 fi
-scripts/setup.sh dev
+scripts/setup.sh all
 source scripts/cluster_env.sh
 export BIOIE_CLUSTER_SUITE=1 BIOIE_REQUIRE_CLUSTER=1 HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
 mkdir -p build

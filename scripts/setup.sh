@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv with the locked packages of images/requirements/NAME.lock and this package itself; nothing to do: a second.
-#   scripts/setup.sh [jobs|dev|all]
+#   scripts/setup.sh [jobs|all]
 # BIOIE_TORCH_INDEX_URL: take torch from this index instead (the CPU build is a tenth of the size of the CUDA one).
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # The S3 server of tests/artifacts/test_s3.py is built beside the checks; without it those tests are skipped and say why.
 if command -v go >/dev/null; then scripts/s3_server.sh build >/dev/null & s3_server=$!; fi
-scripts/setup.sh dev
+scripts/setup.sh all
 export HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 TOKENIZERS_PARALLELISM=false
 if [[ -z ${BIOIE_TEST_CORPORA:-} && -d ../shared/data ]]; then
   BIOIE_TEST_CORPORA=$(cd ../shared/data && pwd)

@@ -169,7 +169,7 @@ def test_the_dockerfile_names_the_locked_labels_and_users() -> None:
     assert "--require-hashes" in text
 
 
-@pytest.mark.parametrize("name", ["jobs", "dev", "image", "build"])
+@pytest.mark.parametrize("name", ["jobs", "image", "build"])
 def test_locks_agree_on_versions(name: str) -> None:
     everything = pins("all")
     found = pins(name)
