@@ -25,9 +25,19 @@ from bioie_ray.config.steps import (
     TaskName,
     TrainRerankerSettings,
 )
+from bioie_ray.config.training import DpopSettings, InstructionSettings, PreferenceSettings, SftSettings, TrainSettings
 
 T = TypeVar("T", bound=Settings)
-JobName = Literal["prepare_corpora", "embed", "train_reranker", "select_examples", "generate", "dmcr", "evaluate"]
+JobName = Literal[
+    "prepare_corpora",
+    "embed",
+    "train_reranker",
+    "select_examples",
+    "prepare_instructions",
+    "generate",
+    "dmcr",
+    "evaluate",
+]
 # Sections that an output does not depend on, by kind: what a matrix varies there adds nothing to that output's name.
 _AFTER_SELECTION = frozenset({"prompt", "generate", "dmcr", "evaluate"})
 _NOT_IN_NAME = {
@@ -83,6 +93,12 @@ class Recipe(Settings):
     generate: GenerateSettings = GenerateSettings()
     dmcr: DmcrSettings = DmcrSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    instructions: InstructionSettings = InstructionSettings()
+    preferences: PreferenceSettings = PreferenceSettings()
+    train: TrainSettings = TrainSettings()
+    preft: SftSettings = SftSettings()
+    dpop: DpopSettings = DpopSettings()
+    postft: SftSettings = SftSettings()
     cluster: ClusterSettings = ClusterSettings()
     matrix: dict[str, tuple[Any, ...]] = Field(
         default_factory=dict,

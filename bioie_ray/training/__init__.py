@@ -1,0 +1,1 @@
+"""Instruction data, preference pairs, and the training stages of DFPO."""
