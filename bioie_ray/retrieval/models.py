@@ -7,13 +7,17 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.retrieval.packaged import PACKAGED, ModelError, packaged_model
 
 # What decides a model's numbers; other files of a repository (pictures, other formats of the weights) do not.
 _MATTERS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.bin", "*.jinja")
+_TOKENIZER = (
+    *("added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json"),
+    *("spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"),
+)
 
 
 class HubError(ValueError):
@@ -54,6 +58,20 @@ def folder_fingerprint(folder: Path) -> str:
     files = sorted({path for pattern in _MATTERS for path in folder.rglob(pattern) if path.is_file()})
     if any(path.suffix == ".safetensors" for path in files):
         files = [path for path in files if path.suffix != ".bin"]
+    return _fingerprint(files, folder)
+
+
+def tokenizer_fingerprint(ref: str) -> str:
+    """Digest of the files of a model that decide what its tokens are; other weights with the same tokenizer count as the same.
+
+    Raises:
+        ModelError: as ``resolve_model``.
+    """
+    folder = resolve_model(ref)
+    return _fingerprint([folder / name for name in _TOKENIZER if (folder / name).is_file()], folder)
+
+
+def _fingerprint(files: Sequence[Path], folder: Path) -> str:
     total = hashlib.sha256()
     for path in files:
         stat = path.stat()
@@ -82,7 +100,7 @@ def _digest(path: Path, mtime_ns: int, size: int) -> str:  # noqa: ARG001 - the 
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hub_snapshot(ref: str, patterns: Sequence[str] | None = None) -> Path:
+def hub_snapshot(ref: str, patterns: Sequence[str] | None = None, repo_type: Literal["model", "dataset"] = "model") -> Path:
     """The folder of a repository of the hub, ``org/name`` or ``org/name@revision``, or of its files that match ``patterns``.
 
     Raises:
@@ -93,7 +111,9 @@ def hub_snapshot(ref: str, patterns: Sequence[str] | None = None) -> Path:
 
     name, _, revision = ref.partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=list(patterns) if patterns else None))
+        return Path(
+            snapshot_download(name, repo_type=repo_type, revision=revision or None, allow_patterns=list(patterns) if patterns else None)
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise HubError(first_line(error)) from None
 
