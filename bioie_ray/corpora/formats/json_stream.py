@@ -6,12 +6,15 @@ quarantine keeps) and reports a truncated file without its line.
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO, cast
 
 from bioie_ray.corpora.reading import SourceError
 
@@ -33,16 +36,23 @@ class JsonRecord:
 
 
 def iter_json_array(path: Path) -> Iterator[JsonRecord]:
-    """Stream the records of a file that holds one JSON array; memory is bounded by one record.
+    """Stream the records of a file (``.gz`` is unpacked on the way) that holds one JSON array; memory is bounded by one record.
 
     Raises:
         SourceError: not UTF-8, not JSON, no array, or cut off; the message has file and line.
     """
-    with path.open(encoding="utf-8-sig", newline="") as stream:
+    with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as stream:
         try:
             yield from _Buffer(stream, path).records()
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise SourceError(f"{path}: cannot be unpacked ({error}); it is cut off or damaged") from None
         except UnicodeDecodeError as error:
             raise SourceError(f"{path}: not valid UTF-8 ({error.reason}) after line {_lines_before_bad_byte(path)}") from None
+
+
+def open_bytes(path: Path) -> BinaryIO:
+    """The file's bytes, unpacked where its name ends in ``.gz``."""
+    return cast("BinaryIO", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
 
 
 class _Buffer:
@@ -138,7 +148,7 @@ class _Buffer:
 def _lines_before_bad_byte(path: Path) -> int:
     """The number of the last line that decodes; read by lines, so that a large file costs no memory."""
     good = 0
-    with path.open("rb") as stream:
+    with open_bytes(path) as stream:
         for line in stream:
             try:
                 line.decode("utf-8")
