@@ -34,6 +34,8 @@ ACTOR_GIB = {
     "train_reranker": 4.0,
     "select": 2.0,
     "prompts": 1.0,
+    "records": 1.0,
+    "instructions": 2.0,
     "generate": 3.0,
     "convert": 3.0,
     "evaluate": 0.75,
@@ -126,6 +128,8 @@ def _kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
     kinds = {"prepare": (1, "")}
     if recipe.job == "prepare_corpora":
         return kinds
+    if recipe.job == "prepare_instructions":
+        return kinds | {"records": (1, ""), "instructions": (1, "")}
     kinds["embed"] = (recipe.embed.threads, "embed.threads")
     select = recipe.select
     selects = recipe.job not in {"embed", "train_reranker"}

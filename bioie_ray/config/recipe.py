@@ -34,18 +34,34 @@ JobName = Literal[
     "train_reranker",
     "select_examples",
     "prepare_instructions",
+    "train_preft",
+    "make_preferences",
+    "train_dpop",
+    "train_postft",
     "generate",
     "dmcr",
     "evaluate",
 ]
 # Sections that an output does not depend on, by kind: what a matrix varies there adds nothing to that output's name.
 _AFTER_SELECTION = frozenset({"prompt", "generate", "dmcr", "evaluate"})
+# Instruction data is made from corpora and files; whoever is tuned on it, and is asked what, is not in its name.
+_BESIDE_INSTRUCTIONS = _AFTER_SELECTION | {
+    *("embed", "index", "train_reranker", "rerank", "select"),
+    *("preferences", "preft", "dpop", "postft"),
+}
+_BESIDE_TRAINING = _AFTER_SELECTION | {"embed", "index", "train_reranker", "rerank", "select"}
 _NOT_IN_NAME = {
     "selections": _AFTER_SELECTION,
     "prompts": frozenset({"dmcr", "evaluate"}),
     "generations": frozenset({"dmcr", "evaluate"}),
     "dmcr": frozenset({"evaluate"}),
     "scores": frozenset[str](),
+    "records": _BESIDE_INSTRUCTIONS,
+    "instructions": _BESIDE_INSTRUCTIONS,
+    "preft": _BESIDE_TRAINING | {"preferences", "dpop", "postft"},
+    "preferences": _BESIDE_TRAINING | {"dpop", "postft"},
+    "dpop": _BESIDE_TRAINING | {"postft"},
+    "postft": _BESIDE_TRAINING,
 }
 # Zero-shot has no examples, so how they would be chosen is not in its name either: the cells of all methods are one.
 _EXAMPLES_ONLY = frozenset({"select", "rerank", "embed", "index", "train_reranker"})

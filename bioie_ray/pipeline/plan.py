@@ -7,18 +7,25 @@ from dataclasses import dataclass, field
 
 from bioie_ray.config.recipe import JobName, Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
+from bioie_ray.config.training import STAGE_PREFIX, STAGES, StageName
 from bioie_ray.corpora.tasks import TASKS, get_task
 from bioie_ray.pipeline.convert import ConvertStep
+from bioie_ray.pipeline.dev_questions import DevQuestions
 from bioie_ray.pipeline.dmcr import DmcrStep
 from bioie_ray.pipeline.embed import EmbedStep
 from bioie_ray.pipeline.evaluate import EvaluateStep
 from bioie_ray.pipeline.generate import GenerateStep
 from bioie_ray.pipeline.index import IndexStep
+from bioie_ray.pipeline.instructions import InstructionsStep
 from bioie_ray.pipeline.prepare import corpus_step
 from bioie_ray.pipeline.prompts import PromptsStep
+from bioie_ray.pipeline.records import RecordsStep
 from bioie_ray.pipeline.select import SelectStep, for_repeat, make_select_step
 from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.tokens import TokensStep
 from bioie_ray.pipeline.train_reranker import TrainRerankerStep
+from bioie_ray.pipeline.train_stage import TrainStage
+from bioie_ray.retrieval.models import ModelSource
 from bioie_ray.retrieval.selectors import RANDOM_METHODS
 
 
@@ -46,6 +53,8 @@ class Planner:
             "embed": lambda: self.vectors(recipe, corpus),
             "train_reranker": lambda: self.reranker(recipe),
             "select_examples": lambda: self.selection(recipe),
+            "prepare_instructions": lambda: self.instructions(recipe),
+            "train_preft": lambda: self.stage(recipe, "preft"),
             "generate": lambda: self.generation(recipe),
             "dmcr": lambda: self.dmcr(recipe),
             "evaluate": lambda: EvaluateStep(recipe, self.dmcr(recipe)),
@@ -91,6 +100,45 @@ class Planner:
     def selection(self, recipe: Recipe) -> SelectStep:
         """The selection of one task by one method."""
         return make_select_step(self, recipe)
+
+    def instructions(self, recipe: Recipe) -> InstructionsStep:
+        """The conversations that a model is tuned on; no test document of the recipe's tasks, or of its sources', is in them."""
+        tasks: list[TaskName] = [recipe.task, *(task for source in recipe.instructions.sources for task in source.tasks)]
+        names: tuple[CorpusName, ...] = tuple(sorted({TASKS[task].corpus for task in tasks}))
+        settings = (recipe.instructions.model_dump_json(), recipe.train.base_model, recipe.train.template, recipe.prompt.instructions)
+        others = (recipe.name_of("instructions"), recipe.version, tasks, recipe.seed, recipe.select.dev_share, recipe.nlm_gene_types)
+        key = ("instructions", f"{settings} {others} {[_corpus_key(recipe, name) for name in names]}")
+
+        def make() -> Step:  # a source of gigabytes is hashed for its fingerprint: once, not for every cell
+            return InstructionsStep(recipe, RecordsStep(recipe, {name: self.corpus(recipe, name) for name in names}))
+
+        step = self._once(key, make)
+        assert isinstance(step, InstructionsStep)
+        return step
+
+    def stage(self, recipe: Recipe, name: StageName) -> TrainStage:
+        """A training stage, on top of the one before it."""
+        # What its name does not depend on, it does not depend on either: a matrix over shots trains once.
+        key = ("stage", f"{name} {recipe.name_of(name)} {recipe.version}")
+        step = self._once(key, lambda: self._make_stage(recipe, name))
+        assert isinstance(step, TrainStage)
+        return step
+
+    def _make_stage(self, recipe: Recipe, name: StageName) -> TrainStage:
+        first = ModelSource(recipe.train.base_model)
+        before = self.stage(recipe, STAGES[STAGES.index(name) - 1]) if name != "preft" else None
+        base = ModelSource(f"{STAGE_PREFIX}{before.stage}", before.output) if before else first
+        data: Step = self.instructions(recipe)
+        tokens = TokensStep(recipe, name, first, data)
+        return TrainStage(recipe, name, base, before, tokens, None, self._dev_questions(recipe))
+
+    def _dev_questions(self, recipe: Recipe) -> DevQuestions | None:
+        if recipe.train.score_every_steps is None:
+            return None
+        listed = [task for source in recipe.instructions.sources if source.kind == "tasks" for task in source.tasks or (recipe.task,)]
+        tasks = tuple(dict.fromkeys(listed or [recipe.task]))
+        corpora = {TASKS[task].corpus: self.corpus(recipe, TASKS[task].corpus) for task in tasks}
+        return DevQuestions(tasks, corpora, recipe.prompt.instructions)
 
     def prompts(self, recipe: Recipe) -> PromptsStep:
         """The prompts of one cell, with as many selections as its repeats need: a random method draws anew for each."""

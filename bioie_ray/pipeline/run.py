@@ -20,6 +20,17 @@ from bioie_ray.pipeline.step import Step
 
 KINDS = (
     "corpora",
+    "records",
+    "instructions",
+    "tokens-preft",
+    "models-preft",
+    "candidates",
+    "preferences",
+    "tokens-dpop",
+    "reference",
+    "models-dpop",
+    "tokens-postft",
+    "models-postft",
     "vectors",
     "indexes",
     "rerankers",
@@ -106,7 +117,12 @@ def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
             elif not state.waiting and not state.failures:
                 _finish(state, progress, meter)
 
-        spec = WorkerSpec(GroupWorker, {"specs": specs}, threads=max(spec.threads for spec in specs.values()))
+        spec = WorkerSpec(
+            GroupWorker,
+            {"specs": specs},
+            threads=max(spec.threads for spec in specs.values()),
+            in_driver=any(spec.in_driver for spec in specs.values()),
+        )
         run_units(spec, units, first.recipe.cluster, on_done, Monitor(meter, progress.line))
     _raise_failures(list(running.values()))
 
