@@ -27,6 +27,8 @@ Key = tuple[str, int]
 _ID: Final = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{12}")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _WITH_ANSWERS: Final = frozenset({"a", "b", "edit"})
+# Half a surrogate pair: JSON can name it, and no file can hold it.
+_HALF_A_PAIR: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Decision:
             value = getattr(self, name)
             if not _ID.fullmatch(value) and (name == "id" or value):
                 raise ValueError(f"{name} is {value!r}, which is no id of a decision")
+        _check_whole(self.to_json())
 
     @property
     def key(self) -> Key:
@@ -184,6 +187,7 @@ def parse_object(text: str) -> dict[str, Any]:
         raise ValueError(f"no JSON ({error})") from None
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004 -- what a person typed is wrong, not our call
+    _check_whole(json.dumps(values, ensure_ascii=False))
     return values
 
 
@@ -207,6 +211,13 @@ def read_answers(value: Any) -> Answers | None:
 def load_answers(text: str | None) -> Answers | None:
     """Answers as the outputs hold them: JSON, or nothing where there is no list."""
     return None if text is None else read_answers(json.loads(text))
+
+
+def _check_whole(text: str) -> None:
+    """Refuse what could not be written to the log, before anything of the same file is."""
+    half = _HALF_A_PAIR.search(text)
+    if half:
+        raise ValueError(f"holds {half[0]!a}, half a surrogate pair, which no file can hold; write the whole character, or leave it out")
 
 
 def _standing(decisions: Iterable[Decision]) -> Standing:

@@ -135,6 +135,9 @@ def test_jsonl_there_and_back() -> None:
         ({"seen": "x"}, "seen is 'x'"),
         ({"document_id": ""}, "document_id is empty"),
         ({"mood": "good"}, "mood is unknown; a decision has document_id"),
+        ({"answers": ["TGF-\ud835"]}, "holds '\\ud835', half a surrogate pair, which no file can hold"),
+        ({"reviewer": "\udc00"}, "holds '\\udc00'"),
+        ({"\ud800": 1}, "holds '\\ud800'"),
     ],
 )
 def test_an_error_names_the_line(change: dict[str, Any], reason: str) -> None:

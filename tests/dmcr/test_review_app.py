@@ -102,6 +102,7 @@ def test_of_many_at_once_one_is_saved(client: Client, log: DecisionLog) -> None:
         ({"choice": "edit", "answers": "asthma"}, "neither a list of strings"),
         ({"document_id": "10215554", "choice": "b"}, "proposal B is no list"),
         ({"mood": "good"}, "mood is unknown"),
+        ({"choice": "edit", "answers": ["\ud800"]}, "half a surrogate pair"),
     ],
 )
 def test_what_cannot_be_decided_is_refused_in_a_sentence(client: Client, log: DecisionLog, change: dict[str, object], reason: str) -> None:

@@ -80,6 +80,7 @@ def test_an_export_holds_the_decisions_and_is_read_elsewhere(tmp_path: Path) -> 
         ({"choice": "edit", "reviewer": "Cy", "answers": [["a", "b"]]}, "the answers to bc5cdr_disease are strings"),
         ({"choice": "a", "reviewer": "Cy", "document_id": "other"}, "document 'other', repeat 1 is not to be decided in dmcr/diseases@1"),
         ({"colour": 1}, "colour is unknown; an open answer has"),
+        ({"choice": "edit", "reviewer": "Cy", "answers": ["\ud800"]}, "holds '\\ud800', half a surrogate pair"),
     ],
 )
 def test_an_error_names_the_line_and_nothing_is_taken(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
