@@ -13,6 +13,7 @@ from markupsafe import Markup
 from bioie_ray.evaluation import numbers
 from bioie_ray.evaluation.page_coverage import FOREST_WIDTH, OVERVIEW_WIDTH, overview_rows, reranker_view, task_view
 from bioie_ray.evaluation.page_headline import headline
+from bioie_ray.evaluation.page_instructions import instructions_view
 from bioie_ray.evaluation.page_scores import score_view
 
 if TYPE_CHECKING:  # report.py imports this module; only the types come back
@@ -46,6 +47,7 @@ def render(data: ReportData, files: Sequence[str]) -> str:
         scores=scores,
         overview=overview,
         overview_axis=overview_axis,
+        instructions=[instructions_view(summary) for summary in data.instructions],
         rerankers=[reranker_view(r) for r in data.rerankers],
         style=Markup(style),  # noqa: S704  our own file, no data in it
         script=Markup(script),  # noqa: S704

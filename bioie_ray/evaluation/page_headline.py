@@ -86,5 +86,6 @@ def _of_coverage(data: ReportData, tasks: Sequence[TaskView]) -> str:
     documents = sum(s.documents for c in data.corpora for s in c.splits)
     parts = [f"{len(data.corpora)} corp{'ora' if len(data.corpora) > 1 else 'us'} with {documents:,} documents"] if data.corpora else []
     parts += [f"{sum(v.num_texts for v in data.vectors):,} embedded texts"] if data.vectors else []
+    parts += [f"{sum(i.num_rows for i in data.instructions):,} conversations to tune on"] if data.instructions else []
     parts += [f"{len(data.rerankers)} trained reranker{'s' if len(data.rerankers) > 1 else ''}"] if data.rerankers else []
     return ", ".join(parts) + "."

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from bioie_ray.evaluation.coverage import CoverageSummary, Interval
+from bioie_ray.evaluation.instruction_results import InstructionsSummary
 from bioie_ray.evaluation.page import render
 from bioie_ray.evaluation.report_csv import coverage_csv, scores_csv
 from bioie_ray.evaluation.score_results import AnswerView, MissingRun, ScoreResult
@@ -173,6 +174,7 @@ class ReportData:
     scores: tuple[ScoreResult, ...] = ()
     missing: tuple[MissingRun, ...] = ()
     answers: tuple[AnswerView, ...] = ()
+    instructions: tuple[InstructionsSummary, ...] = ()
 
 
 def build_report(data: ReportData, out: Path) -> Path:
@@ -185,8 +187,10 @@ def build_report(data: ReportData, out: Path) -> Path:
     """
     if out.suffix != ".html":
         raise ValueError(f"a report is an HTML file, but --out is {out.name}; name it {out.stem or 'report'}.html")
-    if not (data.scores or data.results or data.corpora or data.vectors or data.rerankers):
-        raise ValueError("nothing to report: none of the given outputs holds counts, vectors, a reranker, selections or scores")
+    if not (data.scores or data.results or data.corpora or data.vectors or data.instructions or data.rerankers):
+        raise ValueError(
+            "nothing to report: none of the given outputs holds counts, vectors, instructions, a reranker, selections or scores"
+        )
     _check_sources(data)
     tables = {out.with_suffix(".csv"): coverage_csv(data)} if data.results or not data.scores else {}
     if data.scores:
@@ -203,7 +207,8 @@ def build_report(data: ReportData, out: Path) -> Path:
 def _check_sources(data: ReportData) -> None:
     known = {p.source for p in data.provenance}
     used = [s for r in data.results for s in r.sources] + [s.source for s in data.samples]
-    used += [part.source for parts in (data.corpora, data.vectors, data.rerankers, data.scores, data.answers) for part in parts]
+    shown = (data.corpora, data.vectors, data.instructions, data.rerankers, data.scores, data.answers)
+    used += [part.source for parts in shown for part in parts]
     for result in data.results:
         if not result.sources:
             raise ValueError(f"{result.method} on {result.task} names no source; every number needs a provenance")

@@ -136,7 +136,13 @@ class RecordsStep(ShardStep):
         overlap = Counter[str]()
         for marker in markers.values():
             overlap.update({name.removeprefix("overlap_"): n for name, n in marker.counts.items() if name.startswith("overlap_") and n})
-        return {"sources": entries, "overlap": dict(sorted(overlap.items())), "warnings": self._warnings(entries, overlap, markers)}
+        base_model = self.recipe.train.base_model
+        return {
+            "tokenizer": base_model,
+            "sources": entries,
+            "overlap": dict(sorted(overlap.items())),
+            "warnings": self._warnings(entries, overlap, markers),
+        }
 
     def _entries(self, markers: Mapping[str, Marker]) -> list[dict[str, Any]]:
         entries = []

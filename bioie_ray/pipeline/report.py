@@ -13,6 +13,7 @@ from bioie_ray.evaluation.report import ReportData, build_report
 from bioie_ray.evaluation.score_results import missing_runs
 from bioie_ray.pipeline.locate import locate_all
 from bioie_ray.pipeline.report_answers import sample_answers
+from bioie_ray.pipeline.report_instructions import instructions_summary
 from bioie_ray.pipeline.report_parts import corpus_summary, provenance, reranker_summary, vectors_summary
 from bioie_ray.pipeline.report_scores import latest_decisions, read_scores
 from bioie_ray.pipeline.report_selections import BASELINE, Selection, selection_results
@@ -44,6 +45,7 @@ def make_report(places: Sequence[str], out: Path, *, endpoint: str | None = None
         samples=tuple(samples),
         corpora=tuple(corpus_summary(names(o), r) for o, r in by_kind.get("corpora", [])),
         vectors=tuple(vectors_summary(names(o), o, r) for o, r in by_kind.get("vectors", [])),
+        instructions=tuple(instructions_summary(names(o), o, r) for o, r in by_kind.get("instructions", [])),
         rerankers=tuple(reranker_summary(names(o), o, r) for o, r in by_kind.get("rerankers", [])),
         provenance=tuple(provenance(names(o), o, r) for o, r in made),
         scores=scores,

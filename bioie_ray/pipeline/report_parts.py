@@ -63,6 +63,8 @@ def provenance(source: str, output: Output, record: Mapping[str, Any]) -> Proven
     models = {}
     if "model" in record:
         models["model" if record["kind"] in _ASKED else "embedder"] = str(record["model"])
+    if "tokenizer" in record:
+        models["tokenizer"] = str(record["tokenizer"])
     models |= {f"evaluator {letter}": str(name) for letter, name in zip("ab", record.get("evaluators", ()), strict=False)}
     if record.get("reranked"):
         models["reranker"] = str(recipe["rerank"]["model"] or input_key(record, "rerankers"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -45,6 +45,8 @@ def _tables(record: Mapping[str, Any]) -> list[Table]:
         for name, value in {**record["counts"], **_selection_counts(record)}.items():
             counts.add_row(name, f"{value:,}")
         tables.append(counts)
+    if record["kind"] in ("records", "instructions"):
+        tables.append(_sources_table(record["sources"]))
     code, timings = record["code"], record["timings"]
     facts = {
         "fingerprint": record["fingerprint"][:16],
@@ -61,6 +63,15 @@ def _tables(record: Mapping[str, Any]) -> list[Table]:
     for name, value in facts.items():
         provenance.add_row(name, str(value))
     return [*tables, provenance]
+
+
+def _sources_table(sources: Sequence[Mapping[str, Any]]) -> Table:
+    """Sources of instruction data, with the counts that are not 0 for all of them."""
+    columns = [name for name in sources[0] if name not in ("kind", "what", "records") and any(source[name] for source in sources)]
+    table = Table("source", *(column.replace("_", " ") for column in columns), box=None, padding=(0, 2, 0, 0))
+    for source in sources:
+        table.add_row(f"{source['kind']}: {source['what']}", *(f"{source[column]:,}" for column in columns))
+    return table
 
 
 def _selection_counts(record: Mapping[str, Any]) -> dict[str, int]:
