@@ -11,11 +11,12 @@ decision is in the log as well: it was made.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from bioie_ray.artifacts.output import Output
-from bioie_ray.dmcr.decisions import Decision, Key, Standing, new_id, resolve, standings
+from bioie_ray.dmcr.decisions import Decision, Key, Standing, new_id, resolve, stale, standings, winners
 
 DECISIONS = "_decisions"
 _AFTER = f"{DECISIONS}/_after"
@@ -33,18 +34,26 @@ class ConflictError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """How many decisions an import added, knew already, and kept as conflicts (those that were refused)."""
+    """How many decisions an import added, knew already, and kept as conflicts (those that were refused).
+
+    ``not_taken`` are lines about other answers, in words; nothing of them is kept.
+    """
 
     num_added: int
     num_known: int
     refused: tuple[Decision, ...]
+    not_taken: tuple[str, ...] = ()
 
 
 class DecisionLog:
-    """The decisions on one output. Objects never change, so each is read once; safe for several processes, one thread each."""
+    """The decisions on one output. Objects never change, so each is read once; safe for several processes, one thread each.
 
-    def __init__(self, output: Output) -> None:
+    ``digests`` are those of the answers as they are now: decisions about others have no effect. Where none is given, all have.
+    """
+
+    def __init__(self, output: Output, digests: Mapping[Key, str] = MappingProxyType({})) -> None:
         self._output = output
+        self._digests = digests
         self._read: dict[str, Decision] = {}
 
     def all(self) -> list[Decision]:
@@ -62,7 +71,7 @@ class DecisionLog:
 
     def standings(self) -> dict[Key, Standing]:
         """How things stand with every answer that somebody looked at."""
-        return standings(self.all())
+        return standings(self.all(), self._digests)
 
     def standing(self, key: Key) -> Standing:
         """How things stand with one answer."""
@@ -105,14 +114,19 @@ class DecisionLog:
     def digest(self) -> str:
         """What scores depend on: a digest of the ids that count, and their number; empty when nothing is decided.
 
-        Skips, conflicts and what was taken back do not change it.
+        Skips, conflicts and what was taken back do not change it. It does not depend on which answers there are now: it is asked for
+        when these may not have been made yet.
         """
-        winners = sorted(standing.winner.id for standing in self.standings().values() if standing.winner)
-        return f"{hashlib.sha256(' '.join(winners).encode()).hexdigest()}-{len(winners)}" if winners else ""
+        ids = [decision.id for decision in winners(self.all())]
+        return f"{hashlib.sha256(' '.join(ids).encode()).hexdigest()}-{len(ids)}" if ids else ""
 
     def num_effective(self) -> int:
         """How many answers are decided."""
-        return len(resolve(self.all()))
+        return len(resolve(self.all(), self._digests))
+
+    def num_stale(self) -> int:
+        """How many answers were decided that are others now."""
+        return len(stale(self.all(), self._digests))
 
     def _append(self, decision: Decision, standing: Standing) -> Decision:
         if decision.choice != "skip":
@@ -126,7 +140,8 @@ class DecisionLog:
 
     def _go_on_from(self, decision: Decision) -> bool:
         """Be the one that follows what it builds on; otherwise see to it that the one who does is in the log."""
-        place = "\n".join((decision.document_id, str(decision.repeat), decision.seen))
+        named = [decision.answer_digest] if decision.answer_digest else []  # what another answer was given stands in nobody's way
+        place = "\n".join((decision.document_id, str(decision.repeat), decision.seen, *named))
         key = f"{self._output.key}/{_AFTER}/{hashlib.sha256(place.encode()).hexdigest()}.json"
         return self._output.store.create(key, decision.to_json().encode()) or self._load(key).id == decision.id
 

@@ -7,16 +7,23 @@ are *conflicts*: made without knowledge of what stood already, kept, and without
 
 Along the chain, ``undo`` takes back the last decision of the same reviewer that stands; the last that is left wins. A ``skip`` is
 outside of the chain: it only notes that somebody looked, and gets in nobody's way.
+
+A decision names the answer that it is about by its digest, because the answer to a document may be another one some day: the output
+was made again, or the decision comes from another run. It counts for that answer only; for any other it is *stale*: kept, without
+effect, and reported. Decisions of releases that knew no digest (up to 0.3) count where they lie, beside the answers that they were
+made about, as they did before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, Final, Literal, get_args
 
 from bioie_ray.prompting.answers import Answers
@@ -25,6 +32,7 @@ Choice = Literal["a", "b", "edit", "skip", "undo"]
 Key = tuple[str, int]
 
 _ID: Final = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{12}")
+_DIGEST: Final = re.compile(r"[0-9a-f]{16}|")
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 _WITH_ANSWERS: Final = frozenset({"a", "b", "edit"})
 # Half a surrogate pair: JSON can name it, and no file can hold it.
@@ -36,7 +44,8 @@ class Decision:
     """What a reviewer decided about the answer ``repeat`` to a document.
 
     ``choice``: proposal ``a`` or ``b``, a list of the reviewer's own (``edit``), ``skip`` or ``undo``; the first three have
-    ``answers``. ``time`` is UTC with microseconds, as ISO 8601 with a Z. ``id`` sorts by time.
+    ``answers``. ``time`` is UTC with microseconds, as ISO 8601 with a Z. ``id`` sorts by time. ``answer_digest`` is that of the answer
+    it is about (see ``answer_digest``), and empty for one of an older release.
     """
 
     document_id: str
@@ -47,6 +56,7 @@ class Decision:
     time: str
     id: str
     seen: str
+    answer_digest: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what cannot have been decided.
@@ -70,6 +80,8 @@ class Decision:
             value = getattr(self, name)
             if not _ID.fullmatch(value) and (name == "id" or value):
                 raise ValueError(f"{name} is {value!r}, which is no id of a decision")
+        if not _DIGEST.fullmatch(self.answer_digest):
+            raise ValueError(f"answer_digest is {self.answer_digest!r}, which is no digest of an answer (16 hexadecimal digits)")
         _check_whole(self.to_json())
 
     @property
@@ -80,7 +92,11 @@ class Decision:
     @property
     def substance(self) -> tuple[object, ...]:
         """All but id and time: two decisions with the same are one, perhaps sent twice."""
-        return self.key, self.choice, self.answers, self.reviewer, self.seen
+        return self.key, self.choice, self.answers, self.reviewer, self.seen, self.answer_digest
+
+    def is_about(self, answer_digest: str) -> bool:
+        """Whether it is about the answer with that digest, as far as it says."""
+        return self.answer_digest in {"", answer_digest}
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -103,12 +119,12 @@ class Decision:
             ValueError: a field is missing, unknown, or has a value that it cannot have.
         """
         names = [field.name for field in fields(cls)]
-        wrong = [f"{name} is missing" for name in names if name not in values] + [
+        wrong = [f"{field.name} is missing" for field in fields(cls) if field.default is MISSING and field.name not in values] + [
             f"{name} is unknown" for name in values if name not in names
         ]
         if wrong:
             raise ValueError(f"{', '.join(wrong)}; a decision has {', '.join(names)}")
-        for name in names:
+        for name in values:
             expected = int if name == "repeat" else str
             if name != "answers" and (not isinstance(values[name], expected) or isinstance(values[name], bool)):
                 raise ValueError(f"{name} is {values[name]!r}, not {'a whole number' if expected is int else 'a text'}")
@@ -126,21 +142,53 @@ class Standing:
     skipped_by: frozenset[str] = frozenset()
 
 
-def standings(decisions: Iterable[Decision]) -> dict[Key, Standing]:
-    """How things stand with every answer that somebody looked at; the order of the decisions does not matter."""
+def answer_digest(answer: str) -> str:
+    """What names an answer in decisions about it."""
+    return hashlib.blake2b(answer.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def standings(decisions: Iterable[Decision], digests: Mapping[Key, str] = MappingProxyType({})) -> dict[Key, Standing]:
+    """How things stand with every answer that somebody looked at; the order of the decisions does not matter.
+
+    Args:
+        decisions: on any answers.
+        digests: of the answers as they are now; where one is not in it, all decisions count.
+    """
     by_key: dict[Key, dict[str, Decision]] = {}
     for decision in sorted(decisions, key=Decision.to_json):  # an id that two share, which only hands can do, is the first one's
-        by_key.setdefault(decision.key, {}).setdefault(decision.id, decision)
+        if decision.is_about(digests.get(decision.key, decision.answer_digest)):
+            by_key.setdefault(decision.key, {}).setdefault(decision.id, decision)
     return {key: _standing(found.values()) for key, found in sorted(by_key.items())}
 
 
-def resolve(decisions: Iterable[Decision]) -> dict[Key, Answers]:
-    """What was decided, by answer, as the module describes it."""
+def resolve(decisions: Iterable[Decision], digests: Mapping[Key, str] = MappingProxyType({})) -> dict[Key, Answers]:
+    """What was decided, by answer, as the module describes it; ``digests`` as for ``standings``."""
     return {
         key: standing.winner.answers
-        for key, standing in standings(decisions).items()
+        for key, standing in standings(decisions, digests).items()
         if standing.winner is not None and standing.winner.answers is not None
     }
+
+
+def stale(decisions: Iterable[Decision], digests: Mapping[Key, str]) -> set[Key]:
+    """The answers that were decided, are others now, and have not been decided anew."""
+    decisions = list(decisions)
+    olds = [decision for decision in decisions if not decision.is_about(digests.get(decision.key, decision.answer_digest))]
+    return resolve(olds).keys() - resolve(decisions, digests).keys()
+
+
+def winners(decisions: Iterable[Decision]) -> list[Decision]:
+    """The decisions that count, each for the answer that it is about, without knowing which answers there are now; by id."""
+    decisions = list(decisions)
+    digests: dict[Key, set[str]] = {}
+    for decision in decisions:
+        digests.setdefault(decision.key, set()).add(decision.answer_digest)
+    found: dict[str, Decision] = {}
+    while digests:  # one digest of each answer in turn; mostly there is one
+        now = standings(decisions, {key: max(known) for key, known in digests.items()})
+        found |= {one.winner.id: one.winner for key, one in now.items() if key in digests and one.winner is not None}
+        digests = {key: known - {max(known)} for key, known in digests.items() if known - {max(known), ""}}
+    return sorted(found.values(), key=lambda decision: decision.id)
 
 
 def new_id(after: str = "") -> tuple[str, str]:

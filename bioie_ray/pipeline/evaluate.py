@@ -1,7 +1,8 @@
 """``scores/<name>@<version>``: how good the answers are, as they stand, undressed, and after review.
 
 A person's decisions change scores, not what they were made from: scores with decisions are another version of the same name,
-``<version>.d<number>-<digest>``, and the ones before stay.
+``<version>.d<number>-<digest>``, and the ones before stay. A decision about another answer than there is now (the output was made
+again beside them) is not applied; the record counts those, and the run says it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import Answer, Task
 from bioie_ray.dmcr.decision_log import DecisionLog
-from bioie_ray.dmcr.decisions import load_answers, resolve
+from bioie_ray.dmcr.decisions import answer_digest, load_answers, resolve, stale
 from bioie_ray.evaluation.score_results import ZERO_SHOT
 from bioie_ray.evaluation.table import SCORES_SCHEMA, score_document, summarise
 from bioie_ray.execution.units import WorkerSpec
@@ -94,13 +95,20 @@ class EvaluateStep(ShardStep):
         """Precision, recall and F1 of raw, cleaned and corrected answers, by repeat and over repeats, with intervals."""
         table = pa.concat_tables([self.output.read_shard(unit) for unit in sorted(markers)])
         recipe = self.recipe
+        num_decided, num_stale = (sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("decided", "stale_decisions"))
+        warning = (
+            f"{num_stale} answers are others than those that people decided on; these decisions are not counted: bioie review "
+            f"{self.dmcr.output.location}"
+        )
         return {
             "task": recipe.task,
             "model": model_name(recipe.generate.model),
             "method": self._method(),
             "num_examples": recipe.prompt.num_examples,
-            "decisions": int(self.decisions.rpartition("-")[2] or 0),
+            "decisions": num_decided,
+            "stale_decisions": num_stale,
             "summary": summarise(table, self.task, recipe.evaluate),
+            **({"warnings": [warning]} if num_stale else {}),
         }
 
     def _method(self) -> str:
@@ -118,7 +126,7 @@ class EvaluateWorker:
         self._dmcr = dmcr
         self._output = output
         log = DecisionLog(dmcr)
-        self._decided = resolve(log.all())
+        self._decisions = log.all()
         if log.digest() != decisions:
             raise ValueError(f"decisions were made in {dmcr.location} since this run began; run it again, it then counts them")
 
@@ -128,8 +136,12 @@ class EvaluateWorker:
             document.id: document for document in from_table(self._view.corpus.read_shard(self._view.corpus_shard(split_unit(unit)[0])))
         }
         rows: list[dict[str, Any]] = []
-        for row in self._dmcr.read_shard(unit).to_pylist():
-            decided = self._decided.get((row["document_id"], row["repeat"]))
+        judged = {(row["document_id"], row["repeat"]): row for row in self._dmcr.read_shard(unit).to_pylist()}
+        mine = [decision for decision in self._decisions if decision.key in judged]
+        digests = {decision.key: answer_digest(judged[decision.key]["answer"]) for decision in mine}
+        all_decided = resolve(mine, digests)
+        for key, row in judged.items():
+            decided = all_decided.get(key)
             corrected: Sequence[Answer] | None = decided if decided is not None else load_answers(row["corrected"])
             rows += score_document(
                 self._task,
@@ -141,4 +153,5 @@ class EvaluateWorker:
                 malformed=row["status"] == "malformed",
                 undecided=row["verdict"] == "differ" and decided is None,
             )
-        self._output.commit(unit, pa.Table.from_pylist(rows, schema=SCORES_SCHEMA), {"scored": len(rows) // 3})
+        counts = {"scored": len(rows) // 3, "decided": len(all_decided), "stale_decisions": len(stale(mine, digests))}
+        self._output.commit(unit, pa.Table.from_pylist(rows, schema=SCORES_SCHEMA), counts)

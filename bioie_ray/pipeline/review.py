@@ -14,12 +14,17 @@ from bioie_ray.corpora.tasks import get_task
 from bioie_ray.dmcr.decision_log import DecisionLog
 from bioie_ray.dmcr.decisions import load_answers
 from bioie_ray.dmcr.review.exchange import export_jsonl, import_jsonl
-from bioie_ray.dmcr.review.queue import Item, ItemQueue
+from bioie_ray.dmcr.review.queue import Item, ItemQueue, digests
 from bioie_ray.pipeline.locate import locate
 
 _COLUMNS = (
     "document_id", "repeat", "answer", "verdict", "conversion_a", "conversion_b", "list_a", "list_b", "invented_a", "invented_b",
 )  # fmt: skip
+_MAX_NAMED = 10
+_ADVICE = (
+    "Decide on these answers anew, on the page or in a new --export; decisions without answer_digest get theirs when they are exported by this "
+    "release from the output that they were made on"
+)
 
 
 def review(
@@ -39,12 +44,18 @@ def review(
         ValueError: no finished review output lies there, a file cannot be read or is wrong, or the page may not be served so.
     """
     output = locate(place, endpoint)
-    queue, log = read_queue(output), DecisionLog(output)
+    queue = read_queue(output)
+    log = DecisionLog(output, digests(queue))
+    if num_stale := log.num_stale():
+        say(f"{num_stale} decided answers are others now; what was decided about them does not count, and they are open again")
     if import_ is not None:
         done = import_jsonl(_read(import_), queue, log, str(import_))
         say(
             f"{import_}: {done.num_added} decisions added, {done.num_known} known already, {len(done.refused)} refused: somebody decided first"
         )
+        if done.not_taken:
+            more = f"; and {len(done.not_taken) - _MAX_NAMED} more" if len(done.not_taken) > _MAX_NAMED else ""
+            say(f"{import_}: {len(done.not_taken)} lines not taken: {'; '.join(done.not_taken[:_MAX_NAMED])}{more}. {_ADVICE}")
     if export is not None:
         _write(export, export_jsonl(queue, log))
         say(f"{export}: {len(log.all())} decisions; {_waiting(queue, log)}")

@@ -133,6 +133,23 @@ def test_a_long_chain_and_two_who_saw_the_same_in_one_file(tmp_path: Path) -> No
     assert DecisionLog(an_output(tmp_path, "here")).digest() == there.digest()
 
 
+def test_what_was_decided_about_another_answer_has_no_effect_and_is_in_nobodys_way(tmp_path: Path) -> None:
+    one, other = ("0" * 16, "1" * 16)
+    before = DecisionLog(an_output(tmp_path), {("d1", 1): one})
+    first = before.add(replace(decide(), answer_digest=one))
+    digest = before.digest()
+    now = DecisionLog(an_output(tmp_path), {("d1", 1): other})
+    assert now.standing(("d1", 1)).winner is None
+    assert (now.num_effective(), now.num_stale(), before.num_stale()) == (0, 1, 0)
+    second = now.add(replace(decide("b", "bo"), answer_digest=other))
+    assert now.standing(("d1", 1)).winner == second
+    assert before.standing(("d1", 1)).winner == first
+    assert now.num_stale() == 0  # decided anew
+    assert now.digest() == before.digest() != digest
+    with pytest.raises(ConflictError):
+        now.add(replace(decide("edit", "cy"), answer_digest=other))
+
+
 def test_an_object_that_is_no_decision_is_named(tmp_path: Path) -> None:
     DecisionLog(an_output(tmp_path)).add(decide())
     (tmp_path / "dmcr/x@1/_decisions/notes.json").write_text("{}")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioie_ray.dmcr.decisions import Choice, Decision, from_jsonl, new_id, resolve, standings, to_jsonl
+from bioie_ray.dmcr.decisions import Choice, Decision, answer_digest, from_jsonl, new_id, resolve, stale, standings, to_jsonl, winners
 from bioie_ray.prompting.answers import Answers
 
 KEY = ("d1", 1)
@@ -110,6 +110,32 @@ def test_a_later_decision_by_somebody_who_saw_less_never_changes_what_stands(lat
     assert resolve([*others, *first]) == {KEY: ("item 2",)}
 
 
+ONE, OTHER = answer_digest("tremor"), answer_digest("tremor and gout")
+
+
+def test_a_decision_counts_for_its_own_answer_only() -> None:
+    about_one = replace(decide(1), answer_digest=ONE)
+    about_other = replace(decide(2, "b"), answer_digest=OTHER)
+    assert resolve([about_one], {KEY: ONE}) == {KEY: ("item 1",)}
+    assert (resolve([about_one], {KEY: OTHER}), stale([about_one], {KEY: OTHER})) == ({}, {KEY})
+    assert stale([about_one, about_other], {KEY: OTHER}) == stale([about_one, about_other], {}) == set()
+    standing = standings([about_one, about_other], {KEY: OTHER})[KEY]  # both saw nothing, and neither is in the other's way
+    assert (standing.winner, standing.conflicts) == (about_other, ())
+    assert winners([about_other, about_one]) == [about_one, about_other]
+
+
+def test_what_was_decided_before_there_were_digests_is_part_of_the_chain() -> None:
+    old, new = decide(1), replace(decide(2, "b", seen=1), answer_digest=ONE)
+    assert resolve([old, new], {KEY: ONE}) == {KEY: ("item 2",)}
+    assert resolve([old, new], {KEY: OTHER}) == {KEY: ("item 1",)}
+    assert winners([old, new]) == [new]
+    assert winners([old]) == [old]
+
+
+def test_the_digest_of_an_answer_stays_as_it_is_in_logs() -> None:
+    assert ONE == "690dccb9e747276a"
+
+
 def test_jsonl_there_and_back() -> None:
     made = [decide(2, "edit", seen=1, answers=(("α, β", 'x"y'),)), decide(1), decide(3, "undo", seen=2), replace(decide(4), answers=())]
     assert from_jsonl(to_jsonl(made)) == sorted(made, key=lambda one: one.id)
@@ -135,6 +161,8 @@ def test_jsonl_there_and_back() -> None:
         ({"seen": "x"}, "seen is 'x'"),
         ({"document_id": ""}, "document_id is empty"),
         ({"mood": "good"}, "mood is unknown; a decision has document_id"),
+        ({"answer_digest": "0A"}, "answer_digest is '0A', which is no digest of an answer"),
+        ({"answer_digest": None}, "answer_digest is None, not a text"),
         ({"answers": ["TGF-\ud835"]}, "holds '\\ud835', half a surrogate pair, which no file can hold"),
         ({"reviewer": "\udc00"}, "holds '\\udc00'"),
         ({"\ud800": 1}, "holds '\\ud800'"),

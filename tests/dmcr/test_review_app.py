@@ -55,6 +55,7 @@ def test_an_item_has_all_that_is_needed(client: Client) -> None:
 def test_a_decision_is_saved_at_once(client: Client, log: DecisionLog) -> None:
     standing = client.decide("10071832", "a").json()["standing"]
     [saved] = log.all()
+    assert saved.answer_digest == a_queue().item(("10071832", 1)).answer_digest
     assert saved.answers == a_queue().item(("10071832", 1)).list_a
     assert standing["head"] == saved.id
     assert client("GET", "/api/queue").json()["items"][0]["choice"] == "a"
@@ -127,7 +128,12 @@ def test_export_and_import(client: Client, log: DecisionLog) -> None:
     assert [line.get("choice") for line in lines] == ["a", None, None, None, None, None]
     lines[2] |= {"choice": "a", "reviewer": "Cy"}
     text = "\n".join(json.dumps(line) for line in lines)
-    assert client("POST", "/api/import", {"name": "w.jsonl", "text": text}).json() == {"added": 1, "known": 1, "refused": 0}
+    assert client("POST", "/api/import", {"name": "w.jsonl", "text": text}).json() == {
+        "added": 1,
+        "known": 1,
+        "refused": 0,
+        "not_taken": [],
+    }
     assert log.num_effective() == 2
     bad = client("POST", "/api/import", {"name": "w.jsonl", "text": text + "\n{"})
     assert bad.status == 422

@@ -15,7 +15,7 @@ import pytest
 from review_client import Client
 from review_items import ITEMS
 
-from bioie_ray.artifacts.output import IncompleteError, Output
+from bioie_ray.artifacts.output import IncompleteError, Output, to_parquet
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.corpora.document import Document, to_table
 from bioie_ray.dmcr.decision_log import DecisionLog
@@ -79,6 +79,36 @@ def test_out_to_a_file_and_back(output: Output, tmp_path: Path) -> None:
         "4 of 5 answers wait for a decision; run the recipe again to bring the scores up to date",
     ]
     assert DecisionLog(output).standing(DISEASES[0].key).winner.answers == DISEASES[0].list_a  # type: ignore[union-attr]
+
+
+def test_decisions_of_another_run_are_named_and_not_taken(output: Output, tmp_path: Path) -> None:
+    file, said = tmp_path / "open.jsonl", list[str]()
+    review(output.location, export=file, say=said.append)
+    line = json.loads(file.read_text().splitlines()[0])
+    file.write_text(json.dumps({**line, "choice": "a", "reviewer": "Cy"}))
+    table = output.read_shard("test.r01-00000")
+    rows = [{**row, "answer": "made again"} for row in table.to_pylist()]
+    output.store.write(output.shard_key("test.r01-00000"), to_parquet(pa.Table.from_pylist(rows)))
+    said.clear()
+    review(output.location, import_=file, say=said.append)
+    assert said[0].startswith(f"{file}: 0 decisions added, 0 known")
+    assert said[1].startswith(f"{file}: 1 lines not taken: line 1: document '10071832', repeat 1 is about another answer")
+    assert "Decide on these answers anew" in said[1]
+    assert DecisionLog(output).all() == []
+
+
+def test_decisions_on_answers_that_were_made_again_are_open_again(output: Output, tmp_path: Path) -> None:
+    file, said = tmp_path / "open.jsonl", list[str]()
+    review(output.location, export=file, say=said.append)
+    line = json.loads(file.read_text().splitlines()[0])
+    file.write_text(json.dumps({**line, "choice": "a", "reviewer": "Cy"}))
+    review(output.location, import_=file, say=said.append)
+    rows = [{**row, "answer": "made again"} for row in output.read_shard("test.r01-00000").to_pylist()]
+    output.store.write(output.shard_key("test.r01-00000"), to_parquet(pa.Table.from_pylist(rows)))
+    said.clear()
+    review(output.location, export=file, say=said.append)
+    assert said[0] == "1 decided answers are others now; what was decided about them does not count, and they are open again"
+    assert said[1] == f"{file}: 1 decisions; 5 of 5 answers wait for a decision"
 
 
 def test_the_page_is_served_where_it_says(output: Output) -> None:

@@ -16,7 +16,7 @@ from bioie_ray.config.recipe import RecipeError
 from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.dmcr.decision_log import DecisionLog
-from bioie_ray.dmcr.decisions import Decision, new_id
+from bioie_ray.dmcr.decisions import Decision, answer_digest, new_id
 from bioie_ray.prompting.answers import format_list
 
 NUM_TEST = 6
@@ -111,6 +111,21 @@ def test_a_decision_makes_other_scores_and_keeps_the_ones_before(store: Path, se
     assert record(store / "scores/r@1")["summary"] == before
     corrected = [row for row in rows(after) if row["variant"] == "corrected" and row["document_id"] == "t041" and row["repeat"] == 1]
     assert [(row["strict_tp"], row["strict_fn"], row["undecided"]) for row in corrected] == [(len(answers), 0, False)]
+
+
+def test_a_decision_about_another_answer_is_not_applied_but_reported(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = run(tmp_path, **{**settings, "job": "dmcr"})
+    id_, time = new_id()
+    DecisionLog(Output(StoreAddress(str(store)), "dmcr/r@1")).add(
+        Decision("t041", 1, "edit", ("x",), "me", time, id_, "", answer_digest("gout"))
+    )
+    run(tmp_path, **settings)
+    (scores,) = [path for path in (store / "scores").iterdir() if path.name.startswith("r@1.d1-")]
+    assert (record(scores)["decisions"], record(scores)["stale_decisions"]) == (0, 1)
+    assert "1 answers are others than those that people decided on" in capsys.readouterr().err
+    assert all(row["undecided"] for row in rows(scores) if row["variant"] == "corrected")
 
 
 def test_zero_shot_is_one_run_for_all_methods_and_random_ones_draw_for_each_repeat(settings: dict[str, Any], tmp_path: Path) -> None:

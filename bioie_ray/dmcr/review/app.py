@@ -53,11 +53,11 @@ def create_app(queue: Queue, log: DecisionLog) -> FastAPI:
         return PlainTextResponse(export_jsonl(queue, log), media_type="application/jsonl", headers={"Content-Disposition": disposition})
 
     @app.post("/api/import")
-    def import_(body: dict[str, str]) -> dict[str, int]:
+    def import_(body: dict[str, str]) -> dict[str, Any]:
         if "text" not in body:
             raise ValueError("an import needs its text")
         done = import_jsonl(body["text"], queue, log, body.get("name", "the file"))
-        return {"added": done.num_added, "known": done.num_known, "refused": len(done.refused)}
+        return {"added": done.num_added, "known": done.num_known, "refused": len(done.refused), "not_taken": list(done.not_taken)}
 
     return app
 
@@ -83,7 +83,7 @@ def _decision(body: dict[str, Any], queue: Queue) -> Decision:
     item = find_item(queue, body)
     answers = item.answers_for(choice, read_answers(body.get("answers"))) if choice in {"a", "b", "edit"} else None
     sent = {name: value for name, value in body.items() if name not in {"id", "time"}}
-    return Decision.from_fields({**sent, "answers": answers, "id": identifier, "time": time})
+    return Decision.from_fields({**sent, "answers": answers, "id": identifier, "time": time, "answer_digest": item.answer_digest})
 
 
 def _summary(document_id: str, repeat: int, standing: Standing) -> dict[str, Any]:

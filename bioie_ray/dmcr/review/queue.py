@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from bioie_ray.dmcr.decisions import Choice, Key
+from bioie_ray.dmcr.decisions import Choice, Key, answer_digest
 from bioie_ray.prompting.answers import Answers, Kind
 
 
@@ -35,6 +35,11 @@ class Item:
     def key(self) -> Key:
         """Which answer it is."""
         return self.document_id, self.repeat
+
+    @property
+    def answer_digest(self) -> str:
+        """What a decision about it names it by."""
+        return answer_digest(self.answer)
 
     def answers_for(self, choice: Choice, answers: Answers | None) -> Answers | None:
         """What a choice stands for: the proposal, or the reviewer's own list.
@@ -94,6 +99,11 @@ class ItemQueue:
     def item(self, key: Key) -> Item:
         """All about one of them. Raises KeyError."""
         return self._items[key]
+
+
+def digests(queue: Queue) -> dict[Key, str]:
+    """Of the answers that are to be decided, as a log of decisions needs them."""
+    return {key: queue.item(key).answer_digest for key in queue.keys}
 
 
 def find_item(queue: Queue, values: Mapping[str, Any]) -> Item:

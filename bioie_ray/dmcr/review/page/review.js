@@ -388,10 +388,12 @@ async function importFile(event) {
   event.target.value = "";
   if (!file) return;
   try {
-    const { added, known, refused } = await ask("/api/import", { name: file.name, text: await file.text() });
+    const { added, known, refused, not_taken } = await ask("/api/import", { name: file.name, text: await file.text() });
     await refresh();
     await go(state.number);
-    notify(`${file.name}: ${added} added, ${known} known already, ${refused} refused because somebody decided first.`, [], "", !refused);
+    const more = not_taken.length ? "The lines above are about other answers than this output has and were not taken: decide on those anew." : "";
+    const counts = `${added} added, ${known} known already, ${refused} refused because somebody decided first.`;
+    notify(`${file.name}: ${counts}`, not_taken.slice(0, 10), more, !refused && !not_taken.length);
   } catch (error) {
     notify(error.message);
   }
