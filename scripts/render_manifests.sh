@@ -22,6 +22,7 @@ render rayjobs/prepare-corpora.yaml select_demo "${small[@]}" --set job=prepare_
 render rayjobs/embed.yaml select_demo "${small[@]}" --set job=embed --set name=embed
 render rayjobs/train-reranker.yaml select_demo "${small[@]}" --set job=train_reranker --set name=train-reranker
 render rayjobs/select-examples.yaml select_demo "${small[@]}"
+render rayjobs/prepare-instructions.yaml instructions_demo "${small[@]}" --set name=prepare-instructions
 render rayjobs/generate.yaml icl_grid_demo "${small[@]}" --set job=generate
 render rayjobs/dmcr.yaml icl_grid_demo "${small[@]}" --set job=dmcr
 render rayjobs/evaluate.yaml icl_grid_demo "${small[@]}"
