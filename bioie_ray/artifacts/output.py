@@ -5,12 +5,16 @@
       train-00000.parquet       a shard: one atomic put
       _markers/train-00000.json its marker, after the data: rows, bytes, digest, counts
       _quarantine/train-00000.jsonl   what could not be kept, with the reason
-      _parts/train-00000/0003.json    finished parts of a shard under way, where its rows are dear; gone with the record
+      _parts/train-00000/00003.json   finished parts of a shard under way, where its rows are dear; gone with the record
+      _decisions/               what people decided about a dmcr/ output (``dmcr/decision_log.py``)
       record.json               last: the output is finished, and this is what made it
 
 Nothing is ever locked. Two runs of one recipe at once are safe: they have the same fingerprint, so they make the same
 shards; the first to create a marker (and at last the record) wins and the other says so. A run killed at any moment leaves
 whole shards with markers, which the next run keeps, and at most whole shards without one, which it adopts or makes again.
+
+A second run that is killed after the first has finished may leave a part in ``_parts`` of a finished output. Nothing reads it, it
+weighs a few kilobytes, and it may be deleted; looking for it would be a request for every finished output of every run.
 """
 
 from __future__ import annotations
@@ -35,6 +39,8 @@ MARKERS = "_markers"
 QUARANTINE = "_quarantine"
 PARTS = "_parts"
 NOTE = "_progress.txt"
+# What people decided about an output's rows: nothing can make it again.
+DECISIONS = "_decisions"
 _FOREIGN_SHOWN = 3
 
 
@@ -140,10 +146,15 @@ class Output:
             return
         if theirs["fingerprint"] != self.fingerprint:
             changed = "\n".join(f"  {line}" for line in differences(self.payload, theirs["payload"]))
-            raise DriftError(
-                f"{self.location} exists and was made from something else:\n{changed}\n"
-                "Give the new output another version (--set version=..., or corpus_version= for a corpus), or delete that folder."
-            )
+            advice = "Give the new output another version (--set version=..., or corpus_version= for a corpus)"
+            if self.store.keys(f"{self.key}/{DECISIONS}"):
+                advice += (
+                    ". Do not delete that folder: people's decisions are in it, and nothing can make them again. What was decided about an answer "
+                    f"that the new output has too can be taken over: bioie review {self.location} --export FILE, and --import FILE into the new one."
+                )
+            else:
+                advice += ", or delete that folder."
+            raise DriftError(f"{self.location} exists and was made from something else:\n{changed}\n{advice}")
 
     def is_finished(self) -> bool:
         """Whether the record is there; a version of another fingerprint raises DriftError."""

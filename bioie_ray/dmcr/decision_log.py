@@ -15,10 +15,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.output import DECISIONS, Output
 from bioie_ray.dmcr.decisions import Decision, Key, Standing, new_id, resolve, stale, standings, winners
 
-DECISIONS = "_decisions"
 _AFTER = f"{DECISIONS}/_after"
 
 

@@ -51,6 +51,20 @@ def test_another_fingerprint_under_the_version_prints_the_difference(tmp_path: P
         other.is_finished()
 
 
+def test_nobody_is_told_to_delete_what_people_decided(tmp_path: Path) -> None:
+    output = make(tmp_path)
+    output.claim()
+    other = make(tmp_path, {"kind": "corpora", "settings": {"k": 2}})
+    with pytest.raises(DriftError, match="or delete that folder"):
+        other.claim()
+    output.store.create(f"{output.key}/_decisions/one.json", b"{}")
+    with pytest.raises(
+        DriftError, match=r"another version(.|\n)*Do not delete that folder: people's decisions(.|\n)*--export FILE"
+    ) as error:
+        other.claim()
+    assert "or delete that folder" not in str(error.value)
+
+
 def test_the_second_writer_learns_that_it_lost(tmp_path: Path) -> None:
     first, second = make(tmp_path), make(tmp_path)
     first.claim()
