@@ -169,6 +169,10 @@ class ClusterSettings(Settings):
 
     executor: Literal["ray", "inline"] = Field(default="ray", description="`inline`: one plain process, no Ray")
     num_workers: int | None = Field(default=None, ge=1, description="actors of the pool; left out: as many as the CPUs or GPUs allow")
+    ranks: int = Field(default=1, ge=1, description="processes of a training, each on `gpus_per_worker` GPUs or `train.threads` CPUs")
+    min_ranks: int | None = Field(
+        default=None, ge=1, description="go on with so few when ranks are lost for good; left out: a training waits until all are there"
+    )
     gpus_per_worker: float = Field(default=0.0, ge=0.0)
     memory_per_worker_gib: float | None = Field(default=None, gt=0.0)
     max_worker_restarts: int = Field(
@@ -181,3 +185,11 @@ class ClusterSettings(Settings):
         default=900, ge=1, description="a job ends with an error when for this long no worker could be started (no such pod can be had)"
     )
     kube: KubeSettings = KubeSettings()
+
+    @model_validator(mode="after")
+    def _min_ranks_within_ranks(self) -> Self:
+        if self.min_ranks is not None and self.min_ranks > self.ranks:
+            raise ValueError(
+                f"cluster.min_ranks is {self.min_ranks} but cluster.ranks is {self.ranks}; set min_ranks to at most {self.ranks}"
+            )
+        return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -52,7 +54,10 @@ class InstructionSettings(Settings):
     )
     max_chars: int = Field(default=200_000, ge=100, description="a record with a longer text is quarantined")
     near_duplicates: float | None = Field(
-        default=0.9, gt=0.0, lt=1.0, description="leave out a record this similar (Jaccard, of word 5-grams) to one before; null: exact only"
+        default=0.9,
+        gt=0.0,
+        lt=1.0,
+        description="leave out a record this similar (Jaccard, of word 5-grams) to one before; null: exact only",
     )
     languages: tuple[str, ...] = Field(default=(), description="keep only these (en, zh, ...); empty: all")
     overlap_words: int = Field(
@@ -66,7 +71,8 @@ class PreferenceSettings(Settings):
     """Pairs of a right and a wrong answer to the same prompt."""
 
     path: str | None = Field(
-        default=None, description="take given pairs (prompt, chosen, rejected as JSONL) instead of making them: a file, a folder or a hub id"
+        default=None,
+        description="take given pairs (prompt, chosen, rejected as JSONL) instead of making them: a file, a folder or a hub id",
     )
     tasks: tuple[TaskName, ...] = Field(default=(), description="tasks whose training documents are asked about; empty: the recipe's task")
     splits: tuple[Split, ...] = ("train",)
@@ -163,7 +169,14 @@ class TrainSettings(Settings):
     )
     score_documents: int = Field(default=16, ge=1)
     patience: int | None = Field(default=None, ge=1, description="end a stage after so many scores without a better one")
+    report_to: tuple[Literal["mlflow", "wandb"], ...] = Field(default=(), description="trackers that get every step's numbers too")
     max_retries: int = Field(default=3, ge=0, description="how often a training goes on after a lost rank before it is reported")
+
+    @property
+    def template_identity(self) -> str:
+        """What names the template in fingerprints: a file goes by its bytes, wherever it lies."""
+        path = Path(self.template)
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else self.template
 
     @model_validator(mode="after")
     def _offload_has_zero(self) -> Self:

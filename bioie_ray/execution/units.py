@@ -29,13 +29,15 @@ class Worker(Protocol):
 class WorkerSpec:
     """How to build a worker elsewhere: a class that can be imported and arguments that can be pickled.
 
-    Units of workers of the same ``affinity`` come one after the other: they share what is slow to load.
+    Units of workers of the same ``affinity`` come one after the other: they share what is slow to load. A worker ``in_driver`` is built
+    beside the driver: what it does there is to start processes of its own (the ranks of a training).
     """
 
     build: Callable[..., Worker]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
     affinity: str = ""
+    in_driver: bool = False
 
     def make(self) -> Worker:
         """Build the worker in this process."""
@@ -78,7 +80,7 @@ def attempt(worker: Worker, unit: str) -> UnitFailure | None:
 
 def run_units(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone, monitor: Monitor | None = None) -> None:
     """Process all units, in this process or by a pool of Ray actors; ``on_done`` gets each with its failure, if any."""
-    if cluster.executor == "inline":
+    if cluster.executor == "inline" or spec.in_driver:
         worker = spec.make()
         for unit in units:
             on_done(unit, attempt(worker, unit))

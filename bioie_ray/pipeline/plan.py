@@ -9,6 +9,7 @@ from bioie_ray.config.recipe import JobName, Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
 from bioie_ray.config.training import STAGE_PREFIX, STAGES, StageName
 from bioie_ray.corpora.tasks import TASKS, get_task
+from bioie_ray.pipeline.candidates import CandidatesStep
 from bioie_ray.pipeline.convert import ConvertStep
 from bioie_ray.pipeline.dev_questions import DevQuestions
 from bioie_ray.pipeline.dmcr import DmcrStep
@@ -17,9 +18,11 @@ from bioie_ray.pipeline.evaluate import EvaluateStep
 from bioie_ray.pipeline.generate import GenerateStep
 from bioie_ray.pipeline.index import IndexStep
 from bioie_ray.pipeline.instructions import InstructionsStep
+from bioie_ray.pipeline.preferences import PreferencesStep
 from bioie_ray.pipeline.prepare import corpus_step
 from bioie_ray.pipeline.prompts import PromptsStep
 from bioie_ray.pipeline.records import RecordsStep
+from bioie_ray.pipeline.reference import ReferenceStep
 from bioie_ray.pipeline.select import SelectStep, for_repeat, make_select_step
 from bioie_ray.pipeline.step import Step
 from bioie_ray.pipeline.tokens import TokensStep
@@ -55,6 +58,9 @@ class Planner:
             "select_examples": lambda: self.selection(recipe),
             "prepare_instructions": lambda: self.instructions(recipe),
             "train_preft": lambda: self.stage(recipe, "preft"),
+            "make_preferences": lambda: self.preferences(recipe),
+            "train_dpop": lambda: self.stage(recipe, "dpop"),
+            "train_postft": lambda: self.stage(recipe, "postft"),
             "generate": lambda: self.generation(recipe),
             "dmcr": lambda: self.dmcr(recipe),
             "evaluate": lambda: EvaluateStep(recipe, self.dmcr(recipe)),
@@ -128,9 +134,22 @@ class Planner:
         first = ModelSource(recipe.train.base_model)
         before = self.stage(recipe, STAGES[STAGES.index(name) - 1]) if name != "preft" else None
         base = ModelSource(f"{STAGE_PREFIX}{before.stage}", before.output) if before else first
-        data: Step = self.instructions(recipe)
-        tokens = TokensStep(recipe, name, first, data)
+        if name == "dpop" and before is not None:
+            tokens = TokensStep(recipe, name, first, self.preferences(recipe))
+            reference = ReferenceStep(recipe, tokens, base, before)
+            return TrainStage(recipe, name, base, before, tokens, reference, self._dev_questions(recipe))
+        tokens = TokensStep(recipe, name, first, self.instructions(recipe))
         return TrainStage(recipe, name, base, before, tokens, None, self._dev_questions(recipe))
+
+    def preferences(self, recipe: Recipe) -> PreferencesStep:
+        """Pairs of a right and a wrong answer: made by the tuned model, or given."""
+        settings = recipe.preferences
+        if settings.path is not None:
+            return PreferencesStep(recipe, None)
+        tasks = settings.tasks or (recipe.task,)
+        corpora = {TASKS[task].corpus: self.corpus(recipe, TASKS[task].corpus) for task in tasks}
+        tuned = self.stage(recipe, "preft")
+        return PreferencesStep(recipe, CandidatesStep(recipe, tasks, corpora, ModelSource(f"{STAGE_PREFIX}preft", tuned.output), tuned))
 
     def _dev_questions(self, recipe: Recipe) -> DevQuestions | None:
         if recipe.train.score_every_steps is None:

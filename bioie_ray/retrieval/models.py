@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from bioie_ray.artifacts.files import local_copy
+from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.retrieval.packaged import PACKAGED, ModelError, packaged_model
 
@@ -18,6 +21,31 @@ _TOKENIZER = (
     *("added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "sentencepiece.bpe.model", "special_tokens_map.json"),
     *("spiece.model", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "vocab.txt"),
 )
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model by reference, or one that a step makes: the folder ``model/`` of its output. Picklable."""
+
+    ref: str
+    made_by: Output | None = None
+
+    def fingerprint(self) -> str:
+        """What names the model in fingerprints: of a model that is made, its output's, which is known before it is.
+
+        Raises:
+            ModelError: as ``resolve_model``.
+        """
+        return self.made_by.fingerprint if self.made_by is not None else model_fingerprint(self.ref)
+
+    def folder(self) -> Path:
+        """Its folder on this machine.
+
+        Raises:
+            ModelError: as ``resolve_model``.
+            FileNotFoundError: it is not made yet.
+        """
+        return local_copy(self.made_by, "model") if self.made_by is not None else resolve_model(self.ref)
 
 
 class HubError(ValueError):

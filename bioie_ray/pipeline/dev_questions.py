@@ -1,0 +1,58 @@
+"""The dev documents that a model in training is scored on: a seeded draw of each task's, asked without examples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bioie_ray.config.recipe import Recipe
+from bioie_ray.config.steps import CorpusName, TaskName
+from bioie_ray.corpora.tasks import get_task, gold
+from bioie_ray.pipeline.step import Step
+from bioie_ray.pipeline.task_documents import TaskDocuments
+from bioie_ray.prompting.instructions import load_instructions
+
+if TYPE_CHECKING:
+    from bioie_ray.training.scoring import ScoringPlan
+
+
+@dataclass(frozen=True)
+class DevQuestions:
+    """Of which tasks, from which corpora."""
+
+    tasks: tuple[TaskName, ...]
+    corpora: Mapping[CorpusName, Step]
+    instructions: str
+
+    def payload(self) -> dict[str, Any]:
+        """What of them a training depends on."""
+        return {
+            "tasks": list(self.tasks),
+            "corpora": {name: step.output.fingerprint for name, step in self.corpora.items()},
+            "instructions": load_instructions(self.instructions).digest,
+        }
+
+    def plan(self, recipe: Recipe) -> ScoringPlan:
+        """The questions, drawn and written out."""
+        from bioie_ray.evaluation.gold_view import distinct
+        from bioie_ray.training.scoring import Question, ScoringPlan
+
+        instructions = load_instructions(self.instructions)
+        questions: list[Question] = []
+        for name in self.tasks:
+            task = get_task(name, recipe.nlm_gene_types)
+            dev = TaskDocuments(self.corpora[task.corpus].output, ("dev",), recipe.select.dev_share, recipe.seed)
+            documents = [document for shard in dev.shards() for document in dev.read(shard).documents]
+            drawn = sorted(documents, key=lambda document: hashlib.sha256(f"dev:{recipe.seed}:{document.id}".encode()).digest())
+            questions += [
+                Question(
+                    f"{name}/{document.id}",
+                    f"{instructions.ask(task)}\n\n{instructions.input(document.text)}",
+                    task.kind,
+                    distinct(gold(task, document).answers),
+                )
+                for document in drawn[: recipe.train.score_documents]
+            ]
+        return ScoringPlan(tuple(questions), recipe.generate.max_new_tokens)

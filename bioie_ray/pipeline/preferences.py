@@ -1,0 +1,219 @@
+"""``preferences/<name>@<version>``: pairs of the gold answer and a wrong one, from the tuned model or as they are given."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import pyarrow as pa
+
+from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.config.recipe import Recipe
+from bioie_ray.corpora.catalog import fingerprint_source
+from bioie_ray.corpora.document import Document
+from bioie_ray.corpora.reading import SourceFile
+from bioie_ray.corpora.tasks import get_task, gold
+from bioie_ray.execution.units import WorkerSpec
+from bioie_ray.pipeline.candidates import CandidatesStep
+from bioie_ray.pipeline.step import Step, address_of
+from bioie_ray.training.instructions.source_files import find_files, locate_source, parts_of, read_records
+
+FORMAT_VERSION = 1
+PREFERENCE_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("source", pa.string()),
+        ("messages", pa.string()),
+        ("chosen", pa.string()),
+        ("rejected", pa.string()),
+        ("kind", pa.string()),
+        ("made_by", pa.string()),
+        ("f1", pa.float64()),
+    ]
+)
+PAIRS_PER_SHARD = 2_000
+_UNIT = "pairs"
+_RAW_CHARS = 2_000
+_COUNTS = ("read", "pairs", "no_wrong_answer")
+
+
+@dataclass(frozen=True)
+class PreferencesStep:
+    """Chooses pairs. Which kind of error is short depends on all documents, so it is one unit; its shards are what is kept when it is killed."""
+
+    recipe: Recipe
+    candidates: CandidatesStep | None
+
+    @cached_property
+    def output(self) -> Output:
+        """The pairs; the payload covers candidates and policy, or the given files."""
+        settings = self.recipe.preferences
+        payload: dict[str, Any] = {"kind": "preferences", "format_version": FORMAT_VERSION, "seed": self.recipe.seed}
+        if self.candidates is None:
+            payload |= {"given": fingerprint_source(self.files), "max_chars": self.recipe.instructions.max_chars}
+        else:
+            policy = {"pairs_per_document", "corruptions", "kinds", "max_f1"}
+            payload |= {"candidates": self.candidates.output.fingerprint, "policy": settings.model_dump(mode="json", include=policy)}
+        return Output(address_of(self.recipe), f"preferences/{self.recipe.name_of('preferences')}@{self.recipe.version}", payload)
+
+    @cached_property
+    def files(self) -> list[SourceFile]:
+        """The given files."""
+        assert self.recipe.preferences.path is not None, "without a path there are candidates"
+        return find_files(locate_source(self.recipe.preferences.path))
+
+    @property
+    def inputs(self) -> Sequence[Step]:
+        """The candidates, with the corpora they are about."""
+        return (self.candidates, *self.candidates.corpora.values()) if self.candidates else ()
+
+    @property
+    def takes_notes(self) -> bool:
+        """Its one unit is a matter of seconds to a minute."""
+        return False
+
+    @property
+    def what(self) -> str:
+        """For the progress line."""
+        return f"choosing pairs {self.output.key.removeprefix('preferences/')}"
+
+    def units(self) -> list[str]:
+        """One."""
+        return [_UNIT]
+
+    def is_done(self, unit: str, markers: Mapping[str, Marker]) -> bool:
+        """Only with the record: how many shards there will be is not known before."""
+        return False
+
+    def worker(self) -> WorkerSpec:
+        """One process."""
+        return WorkerSpec(PreferencesWorker, {"step": self})
+
+    def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
+        """The mix: pairs by kind of error and by whose the wrong answer is.
+
+        Raises:
+            ValueError: there is no pair, or too much is in quarantine; what was written is given up.
+        """
+        totals = {name: sum(marker.counts.get(name, 0) for marker in markers.values()) for name in (*_COUNTS, "quarantined")}
+        if totals["quarantined"] > self.recipe.instructions.max_quarantined_share * totals["read"] or not totals["pairs"]:
+            self.output.discard()
+            raise ValueError(
+                f"{self.what}: {totals['pairs']} pairs of {totals['read']} records or documents, {totals['quarantined']} in quarantine (see {self.output.location}"
+                "/_quarantine); mend the source, or sample more answers (preferences.samples, temperature), or allow corruptions (preferences.corruptions=1)"
+            )
+        mix = Counter[str]()
+        for shard in sorted(markers):
+            table = self.output.read_shard(shard, ["kind", "made_by"])
+            mix.update(f"{made_by} {kind}".strip() for kind, made_by in zip(*(column.to_pylist() for column in table.columns), strict=True))
+        return {"mix": dict(sorted(mix.items())), "totals": totals}
+
+
+class PreferencesWorker:
+    """Candidates or files in, pairs out."""
+
+    def __init__(self, step: PreferencesStep) -> None:
+        self._step = step
+        self._recipe = step.recipe
+        self._output = step.output
+
+    def process(self, unit: str) -> None:
+        """Make all pairs; shards that are there already are the same."""
+        rows: list[dict[str, Any]] = []
+        rejected: list[dict[str, Any]] = []
+        counts = Counter[str]()
+        number = 0
+        for found in self._chosen() if self._step.candidates else self._given():
+            counts["read"] += found.get("read", 1)
+            if "reason" in found:
+                rejected.append({name: value for name, value in found.items() if name != "read"})
+            elif "id" in found:
+                rows.append({name: value for name, value in found.items() if name != "read"})
+            else:
+                counts["no_wrong_answer"] += 1
+            if len(rows) == PAIRS_PER_SHARD:
+                self._commit(number, rows, counts, rejected)
+                rows, rejected, counts, number = [], [], Counter[str](), number + 1
+        if rows or not number or rejected or counts:
+            self._commit(number, rows, counts, rejected)
+
+    def _commit(self, number: int, rows: Sequence[Mapping[str, Any]], counts: Counter[str], rejected: Sequence[Mapping[str, Any]]) -> None:
+        table = pa.Table.from_pylist(list(rows), schema=PREFERENCE_SCHEMA)
+        told = {name: counts[name] for name in _COUNTS} | {"pairs": len(rows)}
+        self._output.commit(f"train-{number:05d}", table, told, rejected)
+
+    def _given(self) -> Iterator[dict[str, Any]]:
+        from bioie_ray.training.instructions.conversation import BadRecordError
+        from bioie_ray.training.instructions.source_files import Unreadable
+        from bioie_ray.training.preferences.given import read_pair
+
+        for file in self._step.files:
+            for part in parts_of(file.path):
+                for record in read_records(file.path, part):
+                    where = {"file": file.name, "line": record.line, "raw": str(record.raw)[:_RAW_CHARS]}
+                    if isinstance(record, Unreadable):
+                        yield {**where, "reason": record.reason}
+                        continue
+                    try:
+                        pair = read_pair(record.value, self._recipe.instructions.max_chars)
+                    except BadRecordError as error:
+                        yield {**where, "reason": str(error)}
+                        continue
+                    yield {"id": f"{file.name}:{record.line}", "source": file.name, **pair, "kind": "", "made_by": "given", "f1": None}
+
+    def _chosen(self) -> Iterator[dict[str, Any]]:
+        from bioie_ray.evaluation.gold_view import GoldView
+        from bioie_ray.prompting.answers import format_list
+        from bioie_ray.training.preferences.choosing import Chooser, drawn_order
+        from bioie_ray.training.preferences.corruptions import corrupt
+        from bioie_ray.training.preferences.wrongness import judge
+
+        step, settings, seed = self._step.candidates, self._recipe.preferences, self._recipe.seed
+        assert step is not None, "given pairs are not chosen"
+        for name in step.tasks:  # the mix is kept by task: each has its own kinds of errors
+            task = get_task(name, self._recipe.nlm_gene_types)
+            chooser = Chooser(settings.kinds, settings.corruptions, seed)
+            answers = self._answers(name)
+            documents = {document.id: document for document in self._documents(name) if document.id in answers}
+            for id_ in drawn_order(list(documents), seed):
+                document = documents[id_]
+                view, right = GoldView.of(task, document), gold(task, document).answers
+                make = partial(corrupt, view, right, document.text, max_f1=settings.max_f1, seed=f"{seed}:{name}/{document.id}")
+                wrong = [found for text in answers[id_] if (found := judge(view, text, settings.max_f1)) is not None]
+                chosen = chooser.choose(id_, wrong, make, settings.pairs_per_document)
+                if not chosen:
+                    yield {}
+                question = f"{step.instructions.ask(task)}\n\n{step.instructions.input(document.text)}"
+                for number, one in enumerate(chosen, start=1):
+                    yield {
+                        "read": int(number == 1),
+                        "id": f"{name}/{id_}/{number}",
+                        "source": f"tasks:{name}",
+                        "messages": json.dumps([{"role": "user", "content": question}], ensure_ascii=False),
+                        "chosen": format_list(right),
+                        "rejected": one.wrong.text,
+                        "kind": one.wrong.kind,
+                        "made_by": one.made_by,
+                        "f1": one.wrong.f1,
+                    }
+
+    def _answers(self, name: str) -> dict[str, list[str]]:
+        assert self._step.candidates is not None, "given pairs are not chosen"
+        output = self._step.candidates.output
+        found: dict[str, list[str]] = {}
+        for shard in output.shards():
+            if shard.startswith(f"{name}."):
+                table = output.read_shard(shard, ["document_id", "answer"])
+                for id_, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                    found.setdefault(id_, []).append(text)
+        return found
+
+    def _documents(self, name: Any) -> Iterator[Document]:
+        assert self._step.candidates is not None, "given pairs are not chosen"
+        source = self._step.candidates.documents(name)
+        for shard in source.shards():
+            yield from source.read(shard).documents

@@ -1,0 +1,173 @@
+"""Checkpoints of a training in the store: each rank puts its files, then its list of them; only with all lists is one whole.
+
+    _checkpoints/step-00000120/rng_state_0.pth, optimizer.pt, ...   files of rank 0
+    _checkpoints/step-00000120/_rank-00000-of-00002.json            after them: names, sizes, digests
+
+Nothing is written in place and no rank waits for another, so a kill at any moment leaves whole checkpoints and at most one that lacks a
+list, which is never loaded. A thread puts the files away while the training goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bioie_ray.artifacts.output import Output
+
+FOLDER = "_checkpoints"
+_LIST = re.compile(r"^_rank-(\d{5})-of-(\d{5})\.json$")
+# Files of one rank alone, by name: random numbers, and DeepSpeed's shards of the optimizer.
+_OF_RANK = re.compile(r"(?:rng_state_|_pp_rank_|zero_pp_rank_)(\d+)(?:_mp_|\.pth)")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that was promised cannot be put away or read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint, and how many ranks made it."""
+
+    step: int
+    num_ranks: int
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The checkpoints of one output."""
+
+    output: Output
+
+    def whole(self) -> list[Checkpoint]:
+        """The whole ones, oldest first."""
+        lists: dict[tuple[int, int], set[int]] = {}
+        for step, name in self._files():
+            match = _LIST.match(name)
+            if match:
+                lists.setdefault((step, int(match[2])), set()).add(int(match[1]))
+        return sorted(
+            (Checkpoint(step, num) for (step, num), ranks in lists.items() if len(ranks) == num),
+            key=lambda found: (found.step, found.num_ranks),
+        )
+
+    def put(self, folder: Path, step: int, rank: int, num_ranks: int) -> None:
+        """Put one rank's files of a step away, its list last.
+
+        Raises:
+            StoreError: no space, no rights, no connection; the checkpoint then does not count.
+        """
+        files = []
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            data = path.read_bytes()
+            name = path.relative_to(folder).as_posix()
+            self.output.store.write(f"{self._folder(step)}/{name}", data)
+            files.append({"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        self.output.store.write(f"{self._folder(step)}/_rank-{rank:05d}-of-{num_ranks:05d}.json", json.dumps(files, indent=1).encode())
+
+    def get(self, checkpoint: Checkpoint, folder: Path, rank: int) -> None:
+        """Bring the files that a rank needs into a folder: the common ones and its own.
+
+        Raises:
+            CheckpointError: a file is not what its list says.
+        """
+        listed: dict[str, str] = {}
+        for number in range(checkpoint.num_ranks):
+            key = f"{self._folder(checkpoint.step)}/_rank-{number:05d}-of-{checkpoint.num_ranks:05d}.json"
+            listed |= {entry["file"]: entry["sha256"] for entry in json.loads(self.output.store.read(key))}
+        for name, digest in listed.items():
+            owner = _OF_RANK.search(name)
+            if owner and int(owner[1]) != rank:
+                continue
+            data = self.output.store.read(f"{self._folder(checkpoint.step)}/{name}")
+            if hashlib.sha256(data).hexdigest() != digest:
+                raise CheckpointError(
+                    f"{self.output.store.describe(self._folder(checkpoint.step))}/{name} is not what was put there; delete that folder and run "
+                    "again, an earlier checkpoint or the beginning does"
+                )
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+    def keep_newest(self, num_kept: int, besides: int | None = None) -> None:
+        """Delete all but the newest whole checkpoints, the one of step ``besides``, and what is newer than they (it may be under way)."""
+        whole = self.whole()
+        kept = {checkpoint.step for checkpoint in whole[-num_kept:]} | ({besides} if besides is not None else set())
+        newest = max(kept, default=0)
+        for step, name in sorted(self._files(), key=lambda file: not _LIST.match(file[1])):  # lists first: no whole one without its files
+            if step not in kept and step < newest:
+                self.output.store.delete(f"{self._folder(step)}/{name}")
+
+    def drop(self) -> None:
+        """Delete all: the training is done."""
+        self.keep_newest(0)
+        for step, name in sorted(self._files(), key=lambda file: not _LIST.match(file[1])):
+            self.output.store.delete(f"{self._folder(step)}/{name}")
+
+    def _folder(self, step: int) -> str:
+        return f"{self.output.key}/{FOLDER}/step-{step:08d}"
+
+    def _files(self) -> Iterator[tuple[int, str]]:
+        prefix = f"{self.output.key}/{FOLDER}/"
+        for key in self.output.store.keys(prefix.rstrip("/")):
+            step, _, name = key.removeprefix(prefix).partition("/")
+            if step.startswith("step-") and name:
+                yield int(step.removeprefix("step-")), name
+
+
+class Uploader:
+    """Puts checkpoints away in a thread of its own, in their order, and clears the local folders behind it."""
+
+    def __init__(self, checkpoints: CheckpointStore, rank: int, num_ranks: int, num_kept: int) -> None:
+        self._checkpoints = checkpoints
+        self._rank = rank
+        self._num_ranks = num_ranks
+        self._num_kept = num_kept
+        self._queue: queue.Queue[tuple[Path, int, int | None] | None] = queue.Queue()
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
+        self._thread.start()
+
+    def put(self, folder: Path, step: int, best_step: int | None) -> None:
+        """Hand a local checkpoint over.
+
+        Raises:
+            StoreError: an earlier one could not be put away (the disk is full, say): training on would be for nothing.
+        """
+        self._raise()
+        self._queue.put((folder, step, best_step))
+
+    def close(self) -> None:
+        """Wait until all are put away.
+
+        Raises:
+            StoreError: one could not be.
+        """
+        self._queue.put(None)
+        self._thread.join()
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._error is not None:
+                continue
+            folder, step, best_step = item
+            try:
+                self._checkpoints.put(folder, step, self._rank, self._num_ranks)
+                if self._rank == 0:
+                    self._checkpoints.keep_newest(self._num_kept, best_step)
+            except Exception as error:  # noqa: BLE001 - raised in the training's own thread, by put or close
+                self._error = error
+            with suppress(OSError):
+                shutil.rmtree(folder)

@@ -1,0 +1,91 @@
+"""A training as one process, or as the ranks of Ray Train's ``TorchTrainer``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from bioie_ray.config.cluster import ClusterSettings, actor_cpus
+from bioie_ray.training.stage import Stage, TrainingError
+
+# What ranks must have set before torch and DeepSpeed are imported.
+_RANK_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "WANDB_SILENT": "true"}
+
+
+def launch(stage: Stage, cluster: ClusterSettings, say: Callable[[str], None]) -> None:
+    """Train a stage to its end. Ranks that are lost come back and go on from the last whole checkpoint.
+
+    Raises:
+        TrainingError: it cannot be done; the message says why and what to change.
+    """
+    if cluster.executor == "inline":
+        if cluster.ranks > 1:
+            raise TrainingError(
+                f"cluster.executor=inline is one process, and cluster.ranks is {cluster.ranks}; set cluster.ranks=1, or executor=ray"
+            )
+        from bioie_ray.training.rank import train
+
+        train(stage)
+        return
+    _launch_ranks(stage, cluster, say)
+
+
+def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], None]) -> None:
+    os.environ.setdefault("RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING", "0")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from bioie_ray.execution.ray_cluster import connect
+    from bioie_ray.training.rank import train_under_ray
+
+    connect()
+    for name in ("ray.train", "ray.train.v2"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    on_gpu = cluster.gpus_per_worker > 0
+    num_workers: Any = cluster.ranks if cluster.min_ranks is None else (cluster.min_ranks, cluster.ranks)
+    resources: dict[str, float] = {"CPU": actor_cpus(stage.train.threads)}
+    if on_gpu:
+        resources["GPU"] = cluster.gpus_per_worker
+    if cluster.memory_per_worker_gib:
+        resources["memory"] = cluster.memory_per_worker_gib * 2**30
+    with tempfile.TemporaryDirectory(prefix="bioie-ray-train-") as scratch:
+        # Ray Train's own storage is not used: checkpoints go to the recipe's store, whole or not at all (see `checkpoints`).
+        trainer = TorchTrainer(
+            train_under_ray,  # type: ignore[arg-type] # what it returns is the result's `return_value`
+            train_loop_config={"stage": stage},
+            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=on_gpu, resources_per_worker=resources),
+            run_config=RunConfig(
+                name=stage.output.fingerprint[:12],
+                storage_path=scratch,
+                failure_config=FailureConfig(max_failures=stage.train.max_retries),
+                # mypy sees the first version of Ray Train, which the second takes the place of at import
+                worker_runtime_env={"env_vars": _RANK_ENVIRONMENT | _accelerator(on_gpu=on_gpu)},  # type: ignore[call-arg]
+            ),
+        )
+        say(f"training {stage.name} on {cluster.ranks} ranks")
+        try:
+            result: Any = trainer.fit()
+        except TrainingFailedError as error:
+            raise TrainingError(_reason(stage, error)) from error
+    if result.return_value:
+        raise TrainingError(str(result.return_value))
+
+
+def _accelerator(*, on_gpu: bool) -> dict[str, str]:
+    """DeepSpeed would take a GPU driver it finds for GPUs that it may use."""
+    return {} if on_gpu else {"DS_ACCELERATOR": "cpu"}
+
+
+def _reason(stage: Stage, error: BaseException) -> str:
+    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    lines = [f"rank {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in sorted(failures.items()) if str(failure).strip()]
+    told = "; ".join(lines) or str(error).strip().splitlines()[-1]
+    return (
+        f"{stage.name} failed {stage.train.max_retries + 1} times, the last time: {told}; what is done is kept in checkpoints. Mend the cause (see the "
+        "Ray logs) and run the same command again, it goes on from the last one"
+    )

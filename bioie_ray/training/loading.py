@@ -1,0 +1,75 @@
+"""A base model as a stage trains it: precision, attention, 4-bit weights, and the adapter that is put on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bioie_ray.config.training import StageSettings, TrainSettings
+from bioie_ray.training.stage import TrainingError
+
+
+def load_base(folder: Path, settings: StageSettings, train: TrainSettings) -> Any:
+    """The model that is trained, before any adapter.
+
+    Where all weights are trained they stay float32, whatever the precision of the products: an update is smaller than bfloat16 can hold.
+
+    Raises:
+        TrainingError: 4-bit weights are asked for and bitsandbytes cannot be had.
+    """
+    from transformers import AutoModelForCausalLM
+
+    dtype = torch.float32 if settings.method == "full" or train.dtype == "float32" else torch.bfloat16
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(folder, train.attention)}
+    if settings.method == "qlora":
+        options["quantization_config"] = four_bits(train)
+    return AutoModelForCausalLM.from_pretrained(str(folder), **options)
+
+
+def attention(folder: Path, wanted: str) -> str:
+    """The attention to use. Gemma 2 caps its logits, which ``sdpa`` leaves out without a word, so there it is ``eager``."""
+    from transformers import AutoConfig
+
+    if wanted != "auto":
+        return wanted
+    config = AutoConfig.from_pretrained(str(folder)).get_text_config()
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+
+
+def four_bits(train: TrainSettings) -> Any:
+    """nf4 with doubly quantised constants (Dettmers et al. 2023, arXiv 2305.14314).
+
+    Raises:
+        TrainingError: bitsandbytes is not installed.
+    """
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise TrainingError("method=qlora needs bitsandbytes; pip install 'bioie-ray[train]', or set method=lora")
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if train.dtype == "bfloat16" else torch.float32,
+    )
+
+
+def adapter_config(settings: StageSettings) -> Any:
+    """The adapter of a stage; ``None`` where all weights are trained."""
+    from peft import LoraConfig
+
+    if settings.method == "full":
+        return None
+    lora = settings.lora
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.modules),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )

@@ -1,0 +1,129 @@
+"""What a training tells people and the store while it runs: numbers of every step, a line on how far it is, checkpoints, scores."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from bioie_ray.artifacts.output import Output
+from bioie_ray.training.checkpoints import Uploader
+from bioie_ray.training.flops import peak_flops
+
+METRICS = "metrics.jsonl"
+_NOTE_EVERY_S = 10.0
+
+
+class CheckpointCallback(TrainerCallback):
+    """Hands every checkpoint that the trainer wrote to the uploader."""
+
+    def __init__(self, uploader: Uploader, folder: Path) -> None:
+        self._uploader = uploader
+        self._folder = folder
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Every rank hands over its own files."""
+        self._uploader.put(self._folder / f"checkpoint-{state.global_step}", state.global_step, None)
+
+
+class TokensCallback(TrainerCallback):
+    """Counts on where a killed training stopped: TRL forgets how many tokens it has seen."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """From the numbers that the checkpoint brought."""
+        seen = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
+        if seen:
+            self._trainer._total_train_tokens = int(seen[-1])  # noqa: SLF001
+
+
+class MetricsCallback(TrainerCallback):
+    """Of rank 0: every step's numbers as JSONL in the store, and the note that the driver shows."""
+
+    def __init__(self, output: Output, flops_per_token: float) -> None:
+        self._output = output
+        self._flops_per_token = flops_per_token
+        self._peak = peak_flops()
+        self._noted = self._began = time.monotonic()
+        self._first: tuple[int, float] | None = None
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """A note every few seconds; tokens are those of this process's own time, not of one that was killed."""
+        if not logs or "loss" not in logs:  # the trainer's last word, on the whole run
+            return
+        now, num_tokens = time.monotonic(), float(logs.get("num_tokens", 0.0))
+        if self._first is None:
+            self._first = (state.global_step, num_tokens)
+            self._began = now
+        if now - self._noted < _NOTE_EVERY_S and state.global_step < state.max_steps:
+            return
+        self._noted = now
+        self._output.store.write(f"{self._output.key}/{METRICS}", to_jsonl(state.log_history))
+        self._output.note(self._line(state, logs, num_tokens, now - self._began))
+
+    def _line(self, state: Any, logs: dict[str, Any], num_tokens: float, seconds: float) -> str:
+        assert self._first is not None, "set by the first log"
+        first_step, first_tokens = self._first
+        line = f"step {state.global_step}/{state.max_steps}, loss {logs['loss']:.4f}"
+        done = state.global_step - first_step
+        if done and seconds:
+            rate = (num_tokens - first_tokens) / seconds
+            line += f", {rate:,.0f} tokens/s"
+            if self._peak:
+                line += f", MFU {rate * self._flops_per_token / self._peak:.0%}"
+            line += f", {(state.max_steps - state.global_step) * seconds / done:.0f} s left"
+        return line
+
+
+class ScoreCallback(TrainerCallback):
+    """Scores the model on dev documents, keeps the best weights, and ends a stage that no longer gets better.
+
+    ``keep_best`` and ``ask`` are called by rank 0 only; the others learn of an early end through ``agree``, which every rank calls.
+    """
+
+    def __init__(
+        self,
+        every: int,
+        patience: int | None,
+        ask: Callable[[], tuple[float, int]],
+        keep_best: Callable[[int, float], None],
+        agree: Callable[[bool], bool],
+        best: tuple[int, float] | None,
+    ) -> None:
+        self._every = every
+        self._patience = patience
+        self._ask = ask
+        self._keep_best = keep_best
+        self._agree = agree
+        self._best = best
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Score at every ``every``-th step and at the last one."""
+        step = state.global_step
+        if step % self._every and step != state.max_steps:
+            return
+        ends = False
+        if state.is_world_process_zero:
+            f1, num_malformed = self._ask()
+            state.log_history.append({"step": step, "dev_f1": f1, "dev_malformed": num_malformed})
+            if self._best is None or f1 > self._best[1]:
+                self._best = (step, f1)
+                self._keep_best(step, f1)
+            ends = self._patience is not None and step - self._best[0] >= self._patience * self._every
+        if self._agree(ends):
+            control.should_training_stop = True
+
+
+def to_jsonl(history: list[dict[str, Any]]) -> bytes:
+    """One line a step. Times are left out: the same training has the same lines. So is ``epoch``, which to the trainer is all of it."""
+    kept = (
+        {name: value for name, value in entry.items() if name != "epoch" and not name.endswith(("runtime", "per_second"))}
+        for entry in history
+    )
+    return "".join(json.dumps(entry, sort_keys=True) + "\n" for entry in kept if entry).encode()

@@ -1,0 +1,199 @@
+"""What each rank of a training does, alone in a process or as one of several under Ray Train."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+from transformers import PrinterCallback
+from transformers.utils import logging as transformers_logging
+
+from bioie_ray.artifacts.store import StoreError
+from bioie_ray.training.answer_head import answers_only
+from bioie_ray.training.batches import PairCollator, SftCollator
+from bioie_ray.training.checkpoints import CheckpointStore, Uploader
+from bioie_ray.training.flops import flops_per_token
+from bioie_ray.training.loading import adapter_config, load_base
+from bioie_ray.training.order import stream
+from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCallback, ScoreCallback, TokensCallback, to_jsonl
+from bioie_ray.training.results import Best, finish
+from bioie_ray.training.scoring import score
+from bioie_ray.training.stage import Stage, TrainingError, ids_of, token_rows
+from bioie_ray.training.tokens import load_chat_tokenizer
+from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which rank this is."""
+
+    rank: int
+    num_ranks: int
+
+    @classmethod
+    def here(cls) -> Place:
+        """From torch's process group, where there is one."""
+        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls(0, 1)
+
+
+def train(stage: Stage) -> None:
+    """Train a stage, or go on from its newest whole checkpoint; rank 0 commits model, numbers and at last the shard.
+
+    Raises:
+        TrainingError: it cannot go on, and trying again would not help; the message says what to change.
+        StoreError: the store cannot be written.
+    """
+    place = Place.here()
+    on_gpu = torch.cuda.is_available()
+    torch.set_num_threads(stage.train.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    table = token_rows(stage.tokens, stage.reference)
+    if not table.num_rows:
+        raise TrainingError(f"{stage.tokens.location} holds nothing to train on; see its record for what was left out, and why")
+    with tempfile.TemporaryDirectory(prefix="bioie-training-") as scratch, answers_only():
+        folder = Path(scratch)
+        checkpoints = CheckpointStore(stage.output)
+        resume = _restore(checkpoints, folder / "resume", place, stage)
+        trainer = _trainer(stage, table, folder, place, on_gpu=on_gpu)
+        uploader = Uploader(checkpoints, place.rank, place.num_ranks, stage.train.keep_checkpoints)
+        trainer.add_callback(CheckpointCallback(uploader, folder))
+        best = Best(stage.output)
+        _observe(trainer, stage, place, best, folder)
+        try:
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(out_of_memory(stage, str(error))) from None
+        finally:
+            uploader.close()
+        trainer.save_model(str(folder / "last"))  # with ZeRO 3 every rank has a part of it
+        if place.rank == 0:
+            history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+            stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(history))
+            finish(stage, table, folder / "last", best, history, trainer.state.global_step)
+
+
+def out_of_memory(stage: Stage, reason: str) -> str:
+    """What to lower, with the arithmetic."""
+    settings = stage.settings
+    pairs = 2 if stage.name == "dpop" else 1
+    tokens = settings.micro_batch_size * settings.max_length * pairs
+    return (
+        f"out of memory: {reason.splitlines()[0]} A forward pass has up to {stage.name}.micro_batch_size={settings.micro_batch_size} x "
+        f"{stage.name}.max_length={settings.max_length}{' x 2 answers' if pairs == 2 else ''} = {tokens} tokens. Set {stage.name}.micro_batch_size=1, "
+        f"train.gradient_checkpointing=true, {stage.name}.max_length lower, {stage.name}.method=qlora, or train.zero_stage=3 over more ranks "
+        "(bioie run RECIPE --dry-run shows an estimate); then run again, it goes on from the last checkpoint"
+    )
+
+
+def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> Path | None:
+    """The newest whole checkpoint as a folder here. One of other ranks is taken too where that can be done, and that is said."""
+    whole = checkpoints.whole()
+    if not whole:
+        return None
+    newest = whole[-1]
+    if newest.num_ranks != place.num_ranks:
+        if stage.train.zero_stage:
+            raise TrainingError(
+                f"the last checkpoint (step {newest.step}) is of {newest.num_ranks} ranks, and DeepSpeed's shards of the optimizer fit no other number; "
+                f"set cluster.ranks={newest.num_ranks}, or train.zero_stage=0, or delete {stage.output.location}/_checkpoints to begin anew"
+            )
+        if place.rank == 0:
+            stage.output.note(
+                f"going on from step {newest.step}, made by {newest.num_ranks} ranks, with {place.num_ranks}: not the same to the last bit"
+            )
+    checkpoints.get(newest, folder, place.rank)
+    return folder
+
+
+def _trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, *, on_gpu: bool) -> Any:
+    from datasets import Dataset
+
+    args = arguments(
+        stage, folder, table.num_rows, place.num_ranks, on_gpu=on_gpu
+    )  # before the model: DeepSpeed's ZeRO 3 loads it in parts
+    base = stage.base.folder()
+    chat = load_chat_tokenizer(str(base), stage.train.template)
+    tokenizer = chat.tokenizer
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    common: dict[str, Any] = {
+        "model": load_base(base, stage.settings, stage.train),
+        "args": args,
+        "train_dataset": Dataset(table).select(stream(table.num_rows, args.max_steps * stage.settings.batch_size, stage.seed)),
+        "processing_class": tokenizer,
+        "peft_config": adapter_config(stage.settings),
+    }
+    if stage.name == "dpop":
+        assert hasattr(stage.settings, "penalty"), "the stage's own settings"
+        trainer: Any = PairTrainer(**common, data_collator=PairCollator(tokenizer.pad_token_id), penalty=stage.settings.penalty)
+    else:
+        trainer = AnswerTrainer(**common, data_collator=SftCollator(tokenizer.pad_token_id, packed=stage.settings.packing))
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(TokensCallback(trainer))
+    trainer.name_rows = lambda rows: ids_of(table, rows)
+    trainer.stage = stage.name
+    return trainer
+
+
+def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path) -> None:
+    if place.rank == 0:
+        total = sum(p.numel() for p in trainer.model.parameters())
+        trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        trainer.add_callback(MetricsCallback(stage.output, flops_per_token(total, trained)))
+    if stage.train.score_every_steps is None or stage.scoring is None:
+        return
+    plan, chat = stage.scoring, load_chat_tokenizer(str(stage.base.folder()), stage.train.template)
+
+    def ask() -> tuple[float, int]:
+        result = score(trainer.accelerator.unwrap_model(trainer.model), chat, plan)
+        return result.f1, result.num_malformed
+
+    def keep_best(step: int, f1: float) -> None:
+        trainer.save_model(str(folder / "best"))
+        best.put(folder / "best", step, f1)
+
+    trainer.add_callback(
+        ScoreCallback(stage.train.score_every_steps, stage.train.patience, ask, keep_best, _agreement(place), best.score())
+    )
+
+
+def _agreement(place: Place) -> Callable[[bool], bool]:
+    """Whether any rank says so, which all learn together."""
+
+    def agree(mine: bool) -> bool:  # noqa: FBT001
+        if place.num_ranks == 1:
+            return mine
+        said = torch.tensor([int(mine)], device="cuda" if torch.cuda.is_available() else "cpu")
+        dist.all_reduce(said, op=dist.ReduceOp.MAX)
+        return bool(said.item())
+
+    return agree
+
+
+def train_under_ray(config: dict[Any, Any]) -> str | None:
+    """The same as Ray Train's function: what would fail again comes back as text, everything else is raised and tried again."""
+    try:
+        train(config["stage"])
+    except (TrainingError, StoreError) as error:
+        return str(error)
+    except ValueError as error:
+        return f"{type(error).__name__}: {error}" if not str(error) else str(error)
+    return None
+
+
+def read_metrics(data: bytes) -> list[dict[str, Any]]:
+    """The inverse of ``to_jsonl``."""
+    return [json.loads(line) for line in data.splitlines() if line]

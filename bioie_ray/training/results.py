@@ -1,0 +1,132 @@
+"""What a stage leaves in its output: adapter, merged model, card, numbers of every step, and the shard that says it is done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from bioie_ray.artifacts.output import Output
+from bioie_ray.training.merging import merge, model_card, write_model
+from bioie_ray.training.stage import Stage
+from bioie_ray.training.tokens import load_chat_tokenizer
+
+UNIT = "training"
+SUMMARY = "training.json"
+_BEST = "_best"
+_TRACE = pa.schema([("step", pa.int32()), ("metric", pa.string()), ("value", pa.float64())])
+_WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
+
+
+class Best:
+    """The weights that scored best so far, in the store: a killed training does not lose them. Files first, then the score."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._prefix = f"{output.key}/{_BEST}"
+
+    def score(self) -> tuple[int, float] | None:
+        """Step and F1 of them."""
+        try:
+            found = json.loads(self._output.store.read(f"{self._prefix}/score.json"))
+        except FileNotFoundError:
+            return None
+        return int(found["step"]), float(found["f1"])
+
+    def put(self, folder: Path, step: int, f1: float) -> None:
+        """Keep the weights in a folder as the best; those before are deleted after."""
+        before = self.score()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            self._output.store.write(f"{self._prefix}/{step:08d}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        self._output.store.write(f"{self._prefix}/score.json", json.dumps({"step": step, "f1": f1}).encode())
+        if before is not None and before[0] != step:
+            self._drop(f"{self._prefix}/{before[0]:08d}")
+
+    def get(self, folder: Path) -> tuple[int, float] | None:
+        """Bring them into a folder, if there are any."""
+        found = self.score()
+        if found is None:
+            return None
+        prefix = f"{self._prefix}/{found[0]:08d}/"
+        for key in self._output.store.keys(prefix.rstrip("/")):
+            path = folder / key.removeprefix(prefix)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(self._output.store.read(key))
+        return found
+
+    def drop(self) -> None:
+        """Delete them: the stage has its result."""
+        self._drop(self._prefix)
+
+    def _drop(self, prefix: str) -> None:
+        for key in self._output.store.keys(prefix):
+            self._output.store.delete(key)
+
+
+def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[dict[str, Any]], steps: int) -> None:
+    """Write everything, the shard last."""
+    output, train = stage.output, stage.train
+    trained = last.parent / "chosen"
+    chosen = best.get(trained)
+    if chosen is None:
+        trained = last
+    base = stage.base.folder()
+    tokenizer = load_chat_tokenizer(str(base), train.template)
+    target = last.parent / "merged"
+    summary: dict[str, Any] = {"steps": steps, "records": num_records(table), "rows": table.num_rows}
+    if chosen is not None:
+        summary["best"] = {"step": chosen[0], "dev_f1": chosen[1]}
+    files = []
+    if stage.settings.method == "full":
+        from transformers import AutoModelForCausalLM
+
+        write_model(AutoModelForCausalLM.from_pretrained(str(trained)), target, tokenizer)
+    else:
+        dtype = torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
+        summary["merged"] = asdict(merge(base, trained, target, dtype, tokenizer, probe_of(table)))
+        files += [output.put_file(f"adapter/{name}", (trained / name).read_bytes()) for name in _WEIGHTS]
+    about = {
+        "name": output.key,
+        "stage": stage.name,
+        "base_model": train.base_model,
+        "settings": stage.settings.model_dump(mode="json"),
+        "seed": stage.seed,
+        "data": {"tokens": stage.tokens.key, "fingerprint": stage.tokens.fingerprint},
+        **summary,
+    }
+    (target / "README.md").write_text(model_card(about), encoding="utf-8")
+    files += [
+        output.put_file(f"model/{path.relative_to(target).as_posix()}", path.read_bytes())
+        for path in sorted(path for path in target.rglob("*") if path.is_file())
+    ]
+    rows = trace(history)
+    output.put_file(SUMMARY, json.dumps({**summary, "files": files}, indent=1).encode())
+    output.commit(UNIT, pa.Table.from_pylist(rows, schema=_TRACE), {"steps": steps, "records": summary["records"], "rows": table.num_rows})
+
+
+def trace(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The numbers of every step as rows of step, metric, value."""
+    return [
+        {"step": int(entry["step"]), "metric": name, "value": float(value)}
+        for entry in history
+        for name, value in sorted(entry.items())
+        if name not in {"step", "epoch"} and isinstance(value, int | float)
+    ]
+
+
+def num_records(table: pa.Table) -> int:
+    """Conversations or pairs; a packed row holds several."""
+    if pa.types.is_list(table.schema.field("id").type):
+        return sum(map(len, table["id"].to_pylist()))
+    return int(table.num_rows)
+
+
+def probe_of(table: pa.Table) -> list[int]:
+    """The ids of one training text, at most 256 of them."""
+    row = table.slice(0, 1).to_pylist()[0]
+    ids: list[int] = row["input_ids"] if "input_ids" in row else row["prompt_ids"] + row["chosen_ids"]
+    return ids[:256]

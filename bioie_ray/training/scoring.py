@@ -1,0 +1,78 @@
+"""Task F1 of a model in training: it is asked about a few dev documents, as it will be asked in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+
+from bioie_ray.dmcr.reading import read_answer
+from bioie_ray.evaluation.gold_view import Key, distinct
+from bioie_ray.evaluation.scoring import Counts
+from bioie_ray.prompting.answers import Kind
+from bioie_ray.training.tokens import ChatTokenizer
+
+_BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A dev document as it is asked about, and its gold answers as they are compared."""
+
+    id: str
+    prompt: str
+    kind: Kind
+    gold: frozenset[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoringPlan:
+    """What is asked at every scoring. Answers are greedy and read after cleaning; one that cannot be read is empty."""
+
+    questions: tuple[Question, ...]
+    max_new_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Micro F1 over all questions, and how many answers were no list."""
+
+    f1: float
+    num_malformed: int
+
+
+def score(model: Any, tokenizer: ChatTokenizer, plan: ScoringPlan) -> Score:
+    """Ask a model in memory; it is left in the mode it was in, and no random number is drawn."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            answers = [answer for batch in _batches(plan.questions) for answer in _ask(model, tokenizer, batch, plan.max_new_tokens)]
+    finally:
+        model.train(was_training)
+    readings = [read_answer(answer, question.kind) for answer, question in zip(answers, plan.questions, strict=True)]
+    counts = [_count(question.gold, distinct(reading.cleaned)) for question, reading in zip(plan.questions, readings, strict=True)]
+    return Score(reduce(Counts.__add__, counts, Counts()).f1, sum(reading.cleaned is None for reading in readings))
+
+
+def _batches(questions: Sequence[Question]) -> list[Sequence[Question]]:
+    return [questions[start : start + _BATCH] for start in range(0, len(questions), _BATCH)]
+
+
+def _ask(model: Any, tokenizer: ChatTokenizer, questions: Sequence[Question], max_new_tokens: int) -> list[str]:
+    prompts = [tokenizer.encode_prompt([{"role": "user", "content": question.prompt}]) for question in questions]
+    width = max(map(len, prompts))
+    end = tokenizer.end_of_turn
+    ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    answers = model.generate(
+        input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end
+    )
+    return [str(tokenizer.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers[:, width:]]
+
+
+def _count(gold: frozenset[Key], given: frozenset[Key]) -> Counts:
+    return Counts(len(gold & given), len(given - gold), len(gold - given))

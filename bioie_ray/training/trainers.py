@@ -1,0 +1,122 @@
+"""TRL's trainers as this project uses them, and the arguments that a recipe's stage means to them."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from trl import DPOConfig, SFTConfig, SFTTrainer
+
+from bioie_ray.config.training import DpopSettings
+from bioie_ray.training.dpop import DpopTrainer
+from bioie_ray.training.stage import Stage, TrainingError, accumulation, num_steps
+
+
+class _Guarded:
+    """Ends a training whose loss is no number before a step is taken on it, and names the batch."""
+
+    name_rows: Callable[[Sequence[int]], Sequence[str]]
+    stage: str
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        rows = inputs.pop("rows")
+        loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        if not bool(torch.isfinite(loss)):
+            state: Any = self.state  # type: ignore[attr-defined]
+            about = ", ".join(self.name_rows(rows.tolist())[:10])
+            raise TrainingError(
+                f"the loss is {float(loss)} at step {state.global_step + 1} of {state.max_steps}, in the batch of {about}; the last checkpoint is whole. "
+                f"Set {self.stage}.learning_rate lower, or train.dtype=float32, or look at these records; then run again"
+            )
+        return loss
+
+
+class AnswerTrainer(_Guarded, SFTTrainer):  # type: ignore[misc] # TRL is not typed
+    """Supervised fine-tuning over labels that are there already."""
+
+
+class PairTrainer(_Guarded, DpopTrainer):
+    """DPO-Positive."""
+
+
+def arguments(stage: Stage, folder: Path, num_rows: int, num_ranks: int, *, on_gpu: bool) -> SFTConfig | DPOConfig:
+    """TRL's arguments for a stage; its output folder is scratch, of one rank alone.
+
+    Raises:
+        TrainingError: the batch does not come out even over the ranks.
+    """
+    settings, train = stage.settings, stage.train
+    steps = num_steps(settings, num_rows)
+    common: dict[str, Any] = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": accumulation(settings, stage.name, num_ranks),
+        "learning_rate": settings.learning_rate,
+        "lr_scheduler_type": settings.schedule,
+        "warmup_steps": math.ceil(steps * settings.warmup_share) if settings.schedule != "constant" else 0,
+        "max_steps": steps,
+        "max_grad_norm": settings.max_grad_norm,
+        "weight_decay": settings.weight_decay,
+        "optim": settings.optimizer,
+        "bf16": train.dtype == "bfloat16",
+        "gradient_checkpointing": train.gradient_checkpointing,  # TRL looks at the old name
+        "seed": stage.seed,
+        "train_sampling_strategy": "sequential",  # the rows come in their order already
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": train.checkpoint_every_steps,
+        "save_total_limit": None,
+        "report_to": list(train.report_to),
+        "run_name": stage.output.key,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": on_gpu,
+        "use_cpu": not on_gpu,
+        "ddp_backend": "gloo" if num_ranks > 1 and not on_gpu else None,
+        "ddp_find_unused_parameters": False,
+        "deepspeed": deepspeed_config(stage),
+        "use_liger_kernel": train.liger,
+        "max_length": None,
+        "log_level": "error",
+    }
+    if isinstance(settings, DpopSettings):
+        return DPOConfig(
+            **common,
+            beta=settings.beta,
+            label_smoothing=settings.label_smoothing,
+            disable_dropout=False,  # the adapter's own setting holds, as for the other stages
+            # The numbers come with the data: TRL would compute them here, once for each rank that begins anew.
+            precompute_ref_log_probs=False,
+        )
+    return SFTConfig(**common, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
+
+
+def deepspeed_config(stage: Stage) -> dict[str, Any] | None:
+    """DeepSpeed's settings, or ``None`` where one rank (or ZeRO 0) needs none: torch's own data parallelism does it.
+
+    The optimizer is transformers' own, so that a recipe's ``optimizer`` means the same with and without DeepSpeed.
+    """
+    train = stage.train
+    if train.zero_stage == 0:
+        return None
+    zero: dict[str, Any] = {"stage": train.zero_stage, "stage3_gather_16bit_weights_on_model_save": True}
+    if train.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if train.offload == "all":
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "train_batch_size": "auto",
+        "gradient_clipping": "auto",
+        "zero_optimization": zero,
+        "bf16": {"enabled": "auto"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": sys.maxsize,
+    }
