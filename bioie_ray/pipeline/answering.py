@@ -57,7 +57,9 @@ def model_identity(settings: ModelSettings) -> dict[str, Any]:
     identity: dict[str, Any] = {"engine": settings.engine}
     if settings.engine == "openai":
         return {**identity, "model": settings.model, "sends_seed": settings.endpoint.sends_seed}
-    identity |= settings.model_dump(mode="json", include={"dtype", "threads", "batch_size", "batch_tokens"})
+    # vLLM packs by the memory it finds and has threads of its own: these settings do not reach it.
+    reaching = {"dtype"} if settings.engine == "vllm" else {"dtype", "threads", "batch_size", "batch_tokens"}
+    identity |= settings.model_dump(mode="json", include=reaching)
     identity["model"] = model_fingerprint(settings.model)
     if settings.adapter is not None:
         identity["adapter"] = folder_fingerprint(adapter_folder(settings.adapter))

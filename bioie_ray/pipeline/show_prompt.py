@@ -29,7 +29,7 @@ def show_prompt(place: str, document_id: str, repeat: int = 1, *, endpoint: str 
         prompts = Output(output.address, input_key(record, "prompts"))
     draw = min(repeat, int(prompts.record()["num_draws"]))
     row = _row(prompts, document_id, draw)
-    print(_text(row))
+    print(_text(row, sends_messages=record["recipe"]["generate"]["engine"] == "openai"))
     if answer is not None:
         print(
             f"\n--- answer {repeat} ({answer['finish']}, {answer['num_answer_tokens']} tokens, seed {answer['seed']}) ---\n{answer['answer']}"
@@ -51,10 +51,10 @@ def _row(output: Output, document_id: str, draw: int) -> Mapping[str, Any]:
     raise ValueError(f"{output.location} has no document {document_id!r}")
 
 
-def _text(row: Mapping[str, Any]) -> str:
-    """The text, or the turns where only a server's tokenizer knows the text, or why there is no prompt."""
+def _text(row: Mapping[str, Any], *, sends_messages: bool) -> str:
+    """The text; for a server the turns, which are what it is sent, whatever text they were counted as; or why there is no prompt."""
     if row["problem"]:
         return f"not asked: {row['problem']}"
-    if row["text"] is not None:
+    if row["text"] is not None and not sends_messages:
         return str(row["text"])
     return "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in json.loads(row["messages"]))

@@ -81,6 +81,16 @@ def test_an_adapter_is_in_the_fingerprint_by_its_content(tiny_llm: str, tmp_path
         model_identity(ModelSettings(model=tiny_llm, adapter=str(tmp_path.parent)))
 
 
+def test_batches_and_threads_are_in_the_fingerprint_of_the_engine_that_heeds_them(tiny_llm: str) -> None:
+    def identity(engine: Any, **changes: Any) -> dict[str, Any]:
+        return model_identity(ModelSettings(engine=engine, model=tiny_llm, **changes))
+
+    for change in ({"batch_size": 3}, {"batch_tokens": 999}, {"threads": 2}):
+        assert identity("vllm", **change) == identity("vllm")
+        assert identity("transformers", **change) != identity("transformers")
+    assert identity("vllm", dtype="bfloat16") != identity("vllm")
+
+
 def test_the_tokenizer_that_says_what_a_server_can_convert_is_in_the_fingerprint(
     corpus: str, tiny_llm: str, other_llm: str, tmp_path: Path
 ) -> None:

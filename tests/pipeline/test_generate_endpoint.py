@@ -14,6 +14,7 @@ import pytest
 from pipeline_builders import documents, make_recipe, record, rows, write_corpus
 
 from bioie_ray.pipeline.job import main
+from bioie_ray.pipeline.show_prompt import show_prompt
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
 from fake_endpoint import FakeEndpoint, Json, Reply, answer, error, fake_endpoint
@@ -232,6 +233,19 @@ def test_what_lasts_is_one_sentence_and_costs_no_answer(
     assert len(server.asked) == NUM_ROWS - 10
     assert {asked_of(body) for body in server.asked}.isdisjoint(answered)
     asking.assert_whole()
+
+
+def test_what_is_shown_is_what_the_server_was_sent(
+    server: FakeEndpoint, asking: Asking, other_llm: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And not the plain text as which a tokenizer without a template counted it."""
+    code, said = asking(server.url, f"generate.tokenizer={other_llm}")
+    assert code == 0, said
+    for kind in ("prompts", "generations"):
+        show_prompt(str(asking.store / kind / "r@1"), "t007")
+        shown = capfd.readouterr().out
+        (sent,) = [body["messages"] for body in server.asked if shown.startswith(f"[user]\n{body['messages'][0]['content']}\n")]
+        assert len(sent) == 1
 
 
 def test_no_server_at_all_is_one_sentence(asking: Asking, server: FakeEndpoint) -> None:
