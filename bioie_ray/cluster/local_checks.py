@@ -122,6 +122,9 @@ def check_store(address: StoreAddress | None, kube: KubeSettings) -> Iterator[Ch
 
 def check_models(recipe: Recipe) -> Iterator[Check]:
     """Whether the models of the recipe could be loaded from here; a cluster without a way to a hub needs them in its image."""
+    if recipe.job == "prepare_instructions":
+        yield _model(recipe.train.base_model, "train.base_model")  # for its tokenizer; nothing else is loaded
+        return
     refs = {"embed.model": recipe.embed.model}
     if recipe.job == "train_reranker" or (recipe.job == "select_examples" and recipe.rerank.model is None):
         refs["train_reranker.base_model"] = recipe.train_reranker.base_model

@@ -35,7 +35,7 @@ ACTOR_GIB = {
     "select": 2.0,
     "prompts": 1.0,
     "records": 1.0,
-    "instructions": 2.0,
+    "instructions": 3.0,
     "generate": 3.0,
     "convert": 3.0,
     "evaluate": 0.75,

@@ -163,3 +163,17 @@ def test_models_are_looked_for_without_loading_one(tmp_path: Path, monkeypatch: 
     assert state("org/model") == "failed"
     (tmp_path / "hub/models--org--model").mkdir(parents=True)
     assert state("org/model") == "ok"
+
+
+def test_of_instruction_data_only_the_tokenizer_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    data = {
+        "name": "a",
+        "job": "prepare_instructions",
+        "embed": {"model": "org/none"},
+        "train": {"base_model": str(tmp_path)},
+    }
+    assert one(list(local_checks.check_models(Recipe.model_validate(data)))).state == "ok"
+    missing = {**data, "train": {"base_model": "org/none"}}
+    assert one(list(local_checks.check_models(Recipe.model_validate(missing)))).state == "failed"

@@ -110,6 +110,7 @@ class TestGpus:
     [
         (["job=prepare_corpora"], ["prepare"]),
         (["job=embed"], ["prepare", "embed"]),
+        (["job=prepare_instructions"], ["prepare", "records", "instructions"]),
         (["job=train_reranker"], ["prepare", "embed", "train_reranker"]),
         ([], ["prepare", "embed", "train_reranker", "select"]),
         (["matrix={}", "select.rerank=false", "index.kind=hnsw"], ["prepare", "embed", "index", "select"]),
