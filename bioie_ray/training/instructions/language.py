@@ -9,7 +9,7 @@ from typing import Final
 from bioie_ray.training.instructions.conversation import Conversation
 
 # More text makes no language clearer, and takes longer.
-_LOOKED_AT_CHARS: Final = 2_000
+_LOOKED_AT_CHARS: Final = 1_000
 
 
 def language_of(conversation: Conversation) -> str:
