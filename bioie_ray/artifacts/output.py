@@ -215,6 +215,10 @@ class Output:
                 found[int(key.rpartition("/")[2].removesuffix(".json"))] = self.store.read(key)
         return found
 
+    def shards_with_parts(self) -> list[str]:
+        """Names of the shards of which parts are there."""
+        return sorted({key.split("/")[-2] for key in self.store.keys(f"{self.key}/{PARTS}")})
+
     def drop_parts(self, shard: str = "") -> None:
         """Remove the parts of a committed shard, or of all."""
         for key in self.store.keys(f"{self.key}/{PARTS}/{shard}".rstrip("/")):

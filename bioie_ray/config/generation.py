@@ -48,7 +48,7 @@ class EndpointSettings(Settings):
     max_wait_s: float = Field(default=60.0, gt=0.0, description="longest wait between two tries")
     usd_per_million_prompt_tokens: float = Field(default=0.0, ge=0.0)
     usd_per_million_answer_tokens: float = Field(default=0.0, ge=0.0)
-    max_usd: float | None = Field(default=None, gt=0.0, description="stop a unit's worker when its requests have cost this much")
+    max_usd: float | None = Field(default=None, gt=0.0, description="stop when the answers of an output have cost this much, earlier runs included")
     sends_seed: bool = Field(default=True, description="send `seed` with each request; some servers refuse it")
 
     @model_validator(mode="after")  # of the section, because the message about a key would repeat its value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from bioie_ray.prompting.answers import Kind
 from bioie_ray.prompting.prompt import Message
@@ -61,6 +61,8 @@ class Completion:
     num_answer_tokens: int
 
 
+Tokens = tuple[int, int]
+"""Of prompts and of answers."""
 OnChunk = Callable[[int, Sequence[Completion]], None]
 
 
@@ -77,4 +79,13 @@ class Engine(Protocol):
         Raises:
             EngineError: it cannot go on; what ``on_chunk`` got before is whole.
         """
+        ...
+
+
+@runtime_checkable
+class PaidEngine(Protocol):
+    """An engine that may have a budget, which is one of an output, whoever made its answers and when."""
+
+    def start_from(self, asked: Callable[[], Tokens]) -> None:
+        """Called before a unit; ``asked`` is what the output's answers took so far, and is dear to find out."""
         ...

@@ -67,13 +67,21 @@ class Pace:
 
 
 class Budget:
-    """What the requests of an engine cost so far, by the tokens that the server reports."""
+    """What the answers of an output cost so far, by the tokens that the server reports."""
 
     def __init__(self, settings: EndpointSettings) -> None:
         self._settings = settings
-        self._num_requests = 0
         self._num_unreported = 0
         self.spent_usd = 0.0
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether there is a cap."""
+        return self._settings.max_usd is not None
+
+    def start_from(self, num_prompt_tokens: int, num_answer_tokens: int) -> None:
+        """Begin with what was asked before, by others too."""
+        self.spent_usd = self._cost(num_prompt_tokens, num_answer_tokens)
 
     def check(self) -> None:
         """Ask before each request. Those under way already are not counted, so the cap can be passed by ``concurrency`` - 1 of them.
@@ -90,15 +98,17 @@ class Budget:
             )
         if self.spent_usd >= cap:
             raise EngineError(
-                f"{self._num_requests} requests have cost ${self.spent_usd:.4f} and endpoint.max_usd is {cap:g}; "
-                "their answers are kept: set it higher and run again to go on"
+                f"the answers of this output have cost ${self.spent_usd:.4f} and endpoint.max_usd is {cap:g}; "
+                "they are kept: set it higher and run again to go on"
             )
 
     def add(self, num_prompt_tokens: int | None, num_answer_tokens: int | None) -> None:
         """Count a request that was answered; ``None`` where the server does not say."""
-        self._num_requests += 1
         if num_prompt_tokens is None or num_answer_tokens is None:
             self._num_unreported += 1
             return
+        self.spent_usd += self._cost(num_prompt_tokens, num_answer_tokens)
+
+    def _cost(self, num_prompt_tokens: int, num_answer_tokens: int) -> float:
         prices = self._settings.usd_per_million_prompt_tokens, self._settings.usd_per_million_answer_tokens
-        self.spent_usd += (num_prompt_tokens * prices[0] + num_answer_tokens * prices[1]) / 1e6
+        return (num_prompt_tokens * prices[0] + num_answer_tokens * prices[1]) / 1e6

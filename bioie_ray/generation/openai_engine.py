@@ -15,12 +15,12 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from bioie_ray.config.generation import ModelSettings
-from bioie_ray.generation.base import Completion, EngineError, OnChunk, Request, Sampling
+from bioie_ray.generation.base import Completion, EngineError, OnChunk, Request, Sampling, Tokens
 from bioie_ray.generation.endpoint_client import Endpoint, EndpointClient
 from bioie_ray.generation.endpoint_limits import Budget, Pace, wait_s
 from bioie_ray.generation.endpoint_replies import PassingError, Reply
@@ -32,7 +32,12 @@ Chunk = tuple[int, Sequence[Request]]
 
 
 class OpenAIEngine:
-    """A server's model. Budget and pace hold for all calls of one engine."""
+    """A server's model. The pace holds for all calls of one engine.
+
+    The budget is one of an output: when a unit begins, all that is in the store of it counts, also what other runs and other workers
+    asked. What these ask while the unit lasts does not, so with several workers the cap can be passed by what the others
+    spend in one unit, and in any case by what is under way (``endpoint.concurrency``).
+    """
 
     def __init__(self, settings: ModelSettings, sampling: Sampling) -> None:
         """Nothing is asked yet.
@@ -50,6 +55,11 @@ class OpenAIEngine:
     def spent_usd(self) -> float:
         """What the answers have cost so far."""
         return self.budget.spent_usd
+
+    def start_from(self, asked: Callable[[], Tokens]) -> None:
+        """Count from what the output's answers took so far, where there is a cap."""
+        if self.budget.is_limited:
+            self.budget.start_from(*asked())
 
     def plan(self, requests: Sequence[Request]) -> list[list[Request]]:
         """Each by itself: an answer that was paid for is kept at once."""

@@ -11,7 +11,7 @@ from typing import Any
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
-from bioie_ray.generation.base import Completion, Engine, Request
+from bioie_ray.generation.base import Completion, Engine, PaidEngine, Request, Tokens
 from bioie_ray.retrieval.models import folder_fingerprint, model_fingerprint
 
 
@@ -32,6 +32,8 @@ def answer(engine: Engine, requests: Sequence[Request], output: Output, unit: st
 
     left = [(number, chunk) for number, chunk in enumerate(chunks) if number not in kept]
     if left:
+        if isinstance(engine, PaidEngine):
+            engine.start_from(lambda: _asked(output))
         engine.generate(left, keep)
     missing = next((request.id for request in requests if request.id not in done), None)
     if missing is not None:  # never as if it had not been asked
@@ -44,6 +46,23 @@ def answer(engine: Engine, requests: Sequence[Request], output: Output, unit: st
 
 def _read(data: bytes) -> list[Completion]:
     return [Completion(**fields) for fields in json.loads(data)]
+
+
+def _asked(output: Output) -> Tokens:
+    """What all answers in the store of an output took: those of finished shards, and of shards under way."""
+    markers = output.markers()
+    under_way = [shard for shard in output.shards_with_parts() if shard not in markers]
+    kept = [completion for shard in under_way for data in output.parts(shard).values() for completion in _read(data)]
+    finished_prompt, finished_answers = _tokens(markers)
+    return (
+        finished_prompt + sum(completion.num_prompt_tokens for completion in kept),
+        finished_answers + sum(completion.num_answer_tokens for completion in kept),
+    )
+
+
+def _tokens(markers: Mapping[str, Marker]) -> Tokens:
+    prompt, answers = (sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens"))
+    return prompt, answers
 
 
 def sample_seed(seed: int, document_id: str, repeat: int) -> int:
@@ -74,7 +93,7 @@ def affinity(settings: ModelSettings) -> str:
 def finish_asking(output: Output, settings: ModelSettings, markers: Mapping[str, Marker]) -> dict[str, Any]:
     """Put the kept chunks of an output away that is whole; whom it asked and, at the recipe's prices, what that cost, for the record."""
     output.drop_parts()
-    prompt, answers = (sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens"))
+    prompt, answers = _tokens(markers)
     endpoint = settings.endpoint
     cost = (prompt * endpoint.usd_per_million_prompt_tokens + answers * endpoint.usd_per_million_answer_tokens) / 1e6
     return {"model": settings.model, "engine": settings.engine, "cost_usd": round(cost, 6)}

@@ -354,11 +354,22 @@ def test_the_budget_holds_over_all_units_of_a_worker(server):
     run(asked, 3)
     assert asked.spent_usd == pytest.approx(0.009)
     done = {}
-    assert "5 requests have cost $0.0150 and endpoint.max_usd is 0.0149" in fails(asked, 10, done)
+    assert "the answers of this output have cost $0.0150 and endpoint.max_usd is 0.0149" in fails(asked, 10, done)
     assert len(done) == 2
     assert len(server.asked) == 5
     fails(asked)
     assert len(server.asked) == 5
+
+
+def test_the_budget_counts_what_was_asked_before(server):
+    prices = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_answer_tokens": 4.0}
+    asked = engine(server, concurrency=1, max_usd=0.01, **prices)
+    asked.start_from(lambda: (2000, 2000))
+    assert "have cost $0.0100" in fails(asked)
+    assert server.asked == []
+    free = engine(server, **prices)
+    free.start_from(lambda: pytest.fail("dear to find out, and not needed"))
+    assert len(run(free)) == 1
 
 
 def test_the_budget_is_passed_by_what_is_under_way_at_most(server):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pipeline_builders import make_recipe, rows
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.config.generation import ModelSettings
-from bioie_ray.generation.base import Completion, OnChunk, Request
+from bioie_ray.generation.base import Completion, OnChunk, Request, Tokens
 from bioie_ray.pipeline.answering import answer, model_identity
 from bioie_ray.pipeline.plan import Planner
 from bioie_ray.prompting.instructions import load_instructions
@@ -54,6 +55,23 @@ def test_parts_that_were_cut_otherwise_never_leave_an_answer_out(output: Output)
     answer(Echo(2), REQUESTS[:2], output, "u")
     with pytest.raises(ValueError, match=r"parts of u that were cut otherwise .*d2 is in none; delete _parts/u there"):
         answer(Echo(3), REQUESTS, output, "u")
+
+
+def test_a_budget_begins_with_all_that_lies_in_the_store(output: Output) -> None:
+    class Paid(Echo):
+        def start_from(self, asked: Callable[[], Tokens]) -> None:
+            self.before = asked()
+
+    def part(prompt: int, answers: int) -> bytes:
+        return json.dumps([{"id": "d", "text": "", "finish": "stop", "num_prompt_tokens": prompt, "num_answer_tokens": answers}]).encode()
+
+    output.commit("done", pa.table({"x": [1]}), {"prompt_tokens": 100, "answer_tokens": 20})
+    output.put_part("done", 0, part(100, 20))  # left by a run that was killed behind the marker: not counted twice
+    output.put_part("of-another-worker", 0, part(1_000, 200))
+    output.put_part("u", 7, part(10_000, 2_000))
+    engine = Paid(2)
+    answer(engine, REQUESTS, output, "u")
+    assert engine.before == (11_100, 2_220)
 
 
 def test_a_part_that_is_gone_with_its_finished_shard_is_no_failure(output: Output, monkeypatch: pytest.MonkeyPatch) -> None:

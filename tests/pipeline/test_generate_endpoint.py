@@ -235,6 +235,18 @@ def test_what_lasts_is_one_sentence_and_costs_no_answer(
     asking.assert_whole()
 
 
+def test_a_budget_is_one_of_the_output_however_often_it_is_run(server: FakeEndpoint, asking: Asking) -> None:
+    prices = {"usd_per_million_prompt_tokens": 1_000.0, "concurrency": 1}  # $ 0.1 a request
+    assert asking(server.url, max_usd=0.95, **prices)[0] == 1
+    assert asking.kept == len(server.asked) == 10
+    code, said = asking(server.url, max_usd=0.95, **prices)
+    assert code == 1
+    assert "the answers of this output have cost $1.0000 and endpoint.max_usd is 0.95" in the_sentence(said)
+    assert len(server.asked) == 10
+    assert asking(server.url, max_usd=5.0, **prices)[0] == 0
+    assert len(server.asked) == NUM_ROWS
+
+
 def test_what_is_shown_is_what_the_server_was_sent(
     server: FakeEndpoint, asking: Asking, other_llm: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
