@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 from bioie_ray.prompting.answers import Kind
 from bioie_ray.prompting.prompt import Message
 
-Finish = Literal["list", "stop", "length"]
+Finish = Literal["list", "stop", "length", "too_long"]
 
 
 class EngineError(ValueError):
@@ -21,12 +21,14 @@ class Request:
     """One answer that is wanted. ``text`` is the prompt as a local model sees it, ``messages`` what a chat server gets.
 
     ``id`` names it among the requests of its unit. ``seed`` is its own: nothing random depends on what it is batched with.
+    ``may_be_too_long``: where a server says that it is, it is done, without an answer; else that ends the run.
     """
 
     id: str
     text: str | None
     messages: tuple[Message, ...]
     seed: int
+    may_be_too_long: bool = False
 
     def local_text(self) -> str:
         """``text``, for a local model.
@@ -52,7 +54,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer. ``finish``: ``list`` (stopped at a complete list), ``stop`` (the model ended it) or ``length`` (cut off)."""
+    """An answer. ``finish``: ``list`` (stopped at a complete list), ``stop`` (the model ended it) or ``length`` (cut off).
+
+    ``too_long``: the request left the server no room for an answer, so there is none, and nothing was paid.
+    """
 
     id: str
     text: str

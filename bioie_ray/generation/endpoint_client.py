@@ -27,7 +27,8 @@ _MAX_NAMED: Final = 10
 # Local servers are given "x" or "none" for a key, which would be struck out of every word.
 _SHORTEST_SECRET: Final = 5
 _ADVICE: Final = {
-    400: "the message says what it does not take; generate.structured, endpoint.sends_seed and shorter prompts (prompt.max_tokens with generate.tokenizer) are the usual ones",
+    400: "the message says what it does not take; generate.structured, endpoint.sends_seed, a smaller max_new_tokens and shorter prompts (prompt.max_tokens with "
+    "generate.tokenizer) are the usual ones",
     402: "the account has to be paid for before it answers again",
     404: "check endpoint.url: it ends before /chat/completions, often with /v1",
     413: "make prompts shorter (prompt.max_tokens with generate.tokenizer)",
@@ -92,7 +93,7 @@ class EndpointClient:
         await self._client.__aexit__(kind, error, traceback)
 
     async def ask(self, request: Request) -> Reply:
-        """One try.
+        """One try. The reply to a request that may be too long, and is, has no text and says so.
 
         Raises:
             PassingError: worth another.
@@ -102,10 +103,16 @@ class EndpointClient:
         try:
             return await self._post(self.payload(request, key))
         except LastingError as error:
+            if error.is_about_length and request.may_be_too_long and self._has_room_for_answers(error.context):
+                return Reply("", "too_long", 0, 0)
             if key == "max_tokens" and error.status == 400 and "max_completion_tokens" in str(error):
                 self._length_key = "max_completion_tokens"  # what OpenAI's newer models call it, and many servers do not know
                 return await self.ask(request)
             raise EngineError(await self._refused(request, error)) from None
+
+    def _has_room_for_answers(self, context: int | None) -> bool:
+        """Else every request is too long, and it is the settings that have to change."""
+        return context is None or self._sampling.max_new_tokens < context
 
     def payload(self, request: Request, length_key: str = "max_tokens") -> dict[str, Any]:
         """The JSON of a request. No stop strings: none can tell the bracket that closes a list from one inside a name."""

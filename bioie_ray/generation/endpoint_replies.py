@@ -13,6 +13,14 @@ from bioie_ray.generation.base import Finish
 _PASSING = ("rate_limit", "ratelimit", "overload", "unavailable", "timeout", "internal", "server_error", "servererror")
 _LASTING = ("insufficient_quota", "billing")
 _MAX_MESSAGE = 300
+_LENGTH_STATUSES = frozenset({400, 413, 422})
+# How OpenAI, vLLM, TGI, llama.cpp, Anthropic, Google and others say that a request is longer than the model's context.
+_TOO_LONG = re.compile(
+    r"context[_ ](?:length|size|window)|maximum model length|(?:prompt|input|request) is too (?:long|large)|input token count|too many input tokens"
+    r"|inputs?`? must have less than \d+ tokens|(?:input|prompt) length \S* ?exceeds|string_above_max_length",
+    re.IGNORECASE,
+)
+_CONTEXT = re.compile(r"(?:context (?:length|size|window)|model length)\D{0,12}(\d+)", re.IGNORECASE)
 # Half a surrogate pair: JSON can name it, and no file can hold it. It is a broken character, as a cut one is to any tokenizer.
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -36,11 +44,17 @@ class PassingError(Exception):
 
 
 class LastingError(Exception):
-    """The server will say the same again. ``status`` is HTTP's, or the one that an error in a 200 names, if any."""
+    """The server will say the same again. ``status`` is HTTP's, or the one that an error in a 200 names, if any.
 
-    def __init__(self, status: int, message: str) -> None:
+    ``is_about_length``: the request is longer than what the model takes, ``context`` tokens if the server says so.
+    """
+
+    def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.is_about_length = status in _LENGTH_STATUSES and bool(_TOO_LONG.search(f"{message} {code}"))
+        context = _CONTEXT.search(message)
+        self.context = int(context[1]) if self.is_about_length and context else None
 
 
 def read_reply(status: int, body: bytes, asked_s: float | None = None) -> Reply:
@@ -86,7 +100,7 @@ def _refusal(status: int, error: dict[str, Any] | None, body: bytes, asked_s: fl
     passing = status in {408, 429} or status >= 500 or (status == 200 and any(word in words for word in _PASSING))
     if passing and not any(word in words for word in _LASTING):
         return PassingError(f"{_named(status)}{message}", asked_s)
-    return LastingError(status, message)
+    return LastingError(status, message, words)
 
 
 def _named(status: int) -> str:

@@ -1,4 +1,8 @@
-"""``conversions-a/`` and ``conversions-b/<name>@<version>``: what an evaluator makes of every answer that does not parse."""
+"""``conversions-a/`` and ``conversions-b/<name>@<version>``: what an evaluator makes of every answer that does not parse.
+
+An answer of white space only is malformed too, but there is nothing in it to convert: nobody is asked, and it is worth an empty list
+(``pipeline/dmcr.py``). One that is too long for the evaluator has a row without a conversion, and waits for a person.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,9 @@ from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.prompting.tokenizer import load_tokenizer
 from bioie_ray.retrieval.models import model_fingerprint
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# As an answer's ``finish``: it left the evaluator no room for a reply.
+_TOO_LONG = "too_long"
 CONVERSION_SCHEMA = pa.schema(
     [
         ("document_id", pa.string()),
@@ -88,7 +94,13 @@ class ConvertStep(ShardStep):
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """Who converted, and what it cost."""
-        return {"task": self.recipe.task, **finish_asking(self.output, self.settings, markers)}
+        num_too_long = sum(marker.counts["too_long"] for marker in markers.values())
+        warning = f"{num_too_long} answers are too long for {model_name(self.settings.model)}, and stay without a conversion by it"
+        return {
+            "task": self.recipe.task,
+            **finish_asking(self.output, self.settings, markers),
+            **({"warnings": [warning]} if num_too_long else {}),
+        }
 
 
 class ConvertWorker:
@@ -102,34 +114,25 @@ class ConvertWorker:
         self._output = output
 
     def process(self, unit: str) -> None:
-        """Convert the malformed answers of one shard; one that leaves the evaluator no room for its reply stays without a conversion."""
+        """Convert the malformed answers of one shard, but those that are empty; one that is too long stays without a conversion."""
         rows = self._generation.read_shard(unit, ["document_id", "repeat", "answer", "finish"]).to_pylist()
-        malformed = {
-            row["document_id"]: row
-            for row in rows
-            if row["finish"] != NOT_ASKED and read_answer(row["answer"], self._kind).status == "malformed"
-        }
-        requests = [request for id_, row in malformed.items() if (request := self._request(id_, row["answer"])) is not None]
+        asked = [row for row in rows if row["finish"] != NOT_ASKED]
+        malformed = [(row, reading) for row in asked if (reading := read_answer(row["answer"], self._kind)).status == "malformed"]
+        to_convert = {row["document_id"]: row for row, reading in malformed if reading.reason != "empty"}
+        requests = [request for id_, row in to_convert.items() if (request := self._request(id_, row["answer"])) is not None]
         done: dict[str, Completion] = {}
         if requests:
             from bioie_ray.generation.engines import load_engine
 
             done = answer(load_engine(self._settings, self._sampling), requests, self._output, unit)
-        found = [
-            {
-                "document_id": id_,
-                "repeat": malformed[id_]["repeat"],
-                "conversion": completion.text,
-                "finish": completion.finish,
-                "num_prompt_tokens": completion.num_prompt_tokens,
-                "num_answer_tokens": completion.num_answer_tokens,
-            }
-            for id_, completion in sorted(done.items())
-        ]
+        found = [_row(row, done.get(id_)) for id_, row in sorted(to_convert.items())]
+        num_too_long = sum(row["finish"] == _TOO_LONG for row in found)
         counts = {
             "answers": len(rows),
             "malformed": len(malformed),
-            "conversions": len(done),
+            "empty": len(malformed) - len(to_convert),
+            "too_long": num_too_long,
+            "conversions": len(found) - num_too_long,
             "prompt_tokens": sum(row["num_prompt_tokens"] for row in found),
             "answer_tokens": sum(row["num_answer_tokens"] for row in found),
         }
@@ -140,8 +143,21 @@ class ConvertWorker:
         messages = conversion_messages(text, self._kind)
         tokenizer = load_tokenizer(self._settings.counts_by) if self._settings.counts_by else None
         if tokenizer is None:
-            return Request(id_, None, messages, seed=0)
+            return Request(id_, None, messages, seed=0, may_be_too_long=True)
         prompt = tokenizer.render(messages) if tokenizer.has_template else tokenizer.begin(conversion_text(text, self._kind))
         if tokenizer.context is not None and tokenizer.count(prompt) + self._sampling.max_new_tokens > tokenizer.context:
             return None
-        return Request(id_, prompt, messages, seed=0)
+        return Request(id_, prompt, messages, seed=0, may_be_too_long=True)
+
+
+def _row(answered: Mapping[str, Any], completion: Completion | None) -> dict[str, Any]:
+    """A conversion; without one where the answer is too long, by our count (then nobody was asked) or by the server's."""
+    is_there = completion is not None and completion.finish != _TOO_LONG
+    return {
+        "document_id": answered["document_id"],
+        "repeat": answered["repeat"],
+        "conversion": completion.text if completion and is_there else None,
+        "finish": completion.finish if completion else _TOO_LONG,
+        "num_prompt_tokens": completion.num_prompt_tokens if completion else 0,
+        "num_answer_tokens": completion.num_answer_tokens if completion else 0,
+    }

@@ -1,4 +1,8 @@
-"""``dmcr/<name>@<version>``: what every answer is worth, as it stands, undressed, and after both evaluators; what is left waits for a person."""
+"""``dmcr/<name>@<version>``: what every answer is worth, as it stands, undressed, and after both evaluators; what is left waits for a person.
+
+An empty answer is malformed, so it counts as such and as an empty list in all three scores. Nobody is asked to convert it: its verdict is
+``agreed`` on the empty list, which is what two conversions of nothing come to (``dmcr/verdict.py``), but without the conversions.
+"""
 
 from __future__ import annotations
 
@@ -135,7 +139,7 @@ class DmcrWorker:
         counts["invented"] = sum(len(json.loads(row[side])) for row in judged for side in ("invented_a", "invented_b") if row[side])
         self._output.commit(unit, pa.Table.from_pylist(judged, schema=DMCR_SCHEMA), counts)
 
-    def _replies(self, conversions: Output, unit: str) -> dict[str, str]:
+    def _replies(self, conversions: Output, unit: str) -> dict[str, str | None]:
         table = conversions.read_shard(unit, ["document_id", "conversion"])
         return dict(zip(table["document_id"].to_pylist(), table["conversion"].to_pylist(), strict=True))
 
@@ -156,6 +160,8 @@ class DmcrWorker:
         }
         if reading.status != "malformed" or not replies or row["finish"] == NOT_ASKED:
             return judged
+        if reading.reason == "empty":
+            return judged | {"verdict": "agreed", "corrected": _dump(())}
         lists = [None if reply is None else read_conversion(reply, self._kind) for reply in replies]
         verdict = judge(row["answer"], text, lists[0], lists[1], self._kind)
         return judged | {

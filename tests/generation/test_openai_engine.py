@@ -5,6 +5,7 @@ import logging
 import re
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from fake_endpoint import Reply, answer, error, fake_endpoint
@@ -317,6 +318,50 @@ def test_refusals_are_one_sentence_at_once(server, reply, says):
     assert f"{server.url} refuses d0/1: " in message
     assert [part for part in says if part not in message] == []
     assert len(server.asked) == 1
+
+
+TOO_LONG = [
+    error(
+        400,
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001 tokens.",
+        code="context_length_exceeded",
+    ),
+    error(400, "The decoder prompt (length 5000) is longer than the maximum model length of 4096. Make sure ..."),
+    error(400, "the request exceeds the available context size. try increasing the context size or enable context shift"),
+    error(400, "Please reduce the length of the messages.", code="context_length_exceeded"),
+    error(400, "prompt is too long: 210000 tokens > 200000 maximum", type="invalid_request_error"),
+    error(400, "The input token count (2000000) exceeds the maximum number of tokens allowed (1048576)."),
+    Reply({"error": "Input validation error: `inputs` must have less than 1024 tokens. Given: 2000", "error_type": "validation"}, 422),
+    error(200, "This endpoint's maximum context length is 4096 tokens", code=400),
+]
+
+
+@pytest.mark.parametrize("reply", TOO_LONG)
+def test_one_that_may_be_too_long_costs_only_itself(server, reply):
+    server.respond = lambda number, body: reply if body["messages"][0]["content"] == "question 1" else echo(number, body)
+    asked, done = engine(server, concurrency=1), {}
+    chunks = [(number, [replace(request, may_be_too_long=True)]) for number, request in enumerate(requests(3))]
+    asked.generate(chunks, lambda index, completions: done.update({completion.id: completion for completion in completions}))
+    assert done["d1/1"] == Completion("d1/1", "", "too_long", 0, 0)
+    assert [done[f"d{i}/1"].text for i in (0, 2)] == ['["question 0"]', '["question 2"]']
+    assert len(server.asked) == 3
+    assert "HTTP" in fails(asked, 2)  # where it may not, it ends the run
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error(400, "'max_tokens' is too large: 64. This model's maximum context length is 64 tokens and your request has 20 input tokens"),
+        error(400, "Unsupported value: 'temperature' does not support 0.5 with this model."),
+        error(404, "no model with a context length of 8192"),
+    ],
+    ids=["nothing would fit", "another reason", "another status"],
+)
+def test_what_is_not_about_the_length_of_one_request_still_ends_the_run(server, reply):
+    server.respond = lambda number, body: reply
+    chunks = [(0, [replace(requests(1)[0], may_be_too_long=True)])]
+    with pytest.raises(EngineError, match="refuses d0/1: HTTP 40"):
+        engine(server).generate(chunks, lambda *_: pytest.fail("an answer"))
 
 
 def test_a_model_that_is_not_served(server):

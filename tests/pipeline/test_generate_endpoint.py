@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipeline_builders import documents, make_recipe, record, rows, write_corpus
+from pipeline_builders import documents, make_recipe, record, rows, text_of, write_corpus
 
-from bioie_ray.pipeline.job import main
+from bioie_ray.pipeline.job import main, run_recipe
 from bioie_ray.pipeline.show_prompt import show_prompt
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "generation"))
@@ -245,6 +245,45 @@ def test_a_budget_is_one_of_the_output_however_often_it_is_run(server: FakeEndpo
     assert len(server.asked) == 10
     assert asking(server.url, max_usd=5.0, **prices)[0] == 0
     assert len(server.asked) == NUM_ROWS
+
+
+def test_empty_answers_are_not_converted_and_too_long_ones_cost_only_themselves(server: FakeEndpoint, tmp_path: Path, source: str) -> None:
+    said = {"t000": " \n", "t001": "far too long", "t002": '["gout"]'}
+    texts = {" ".join(text_of(number)): f"t{number:03d}" for number in range(NUM_ROWS)}
+
+    def respond(number: int, body: Json) -> Reply:
+        if body["model"] == "tiny":
+            (id_,) = [id_ for text, id_ in texts.items() if text in asked_of(body).replace("\n", " ")]
+            return answer(said.get(id_, f"gout and {id_}"))
+        if "far too long" in asked_of(body) and body["model"] == "judge-a":
+            return error(400, "This model's maximum context length is 8192 tokens. However, your messages resulted in 9001 tokens.")
+        return answer(f'["{asked_of(body).splitlines()[1]}"]')
+
+    server.respond = respond
+    endpoint = {"url": server.url, "concurrency": 4}
+    evaluators = [{"engine": "openai", "model": name, "endpoint": endpoint} for name in ("judge-a", "judge-b")]
+    recipe = make_recipe(
+        tmp_path,
+        job="dmcr",
+        source=source,
+        task="bc5cdr_disease",
+        prompt={"num_examples": 0},
+        generate={"engine": "openai", "model": "tiny", "endpoint": endpoint},
+        dmcr={"evaluators": evaluators},
+    )
+    run_recipe(recipe)
+    judged = {row["document_id"]: row for row in rows(tmp_path / "store/dmcr/r@1")}
+    shown = {id_: [judged[id_][name] for name in ("status", "verdict", "conversion_a", "conversion_b", "corrected")] for id_ in judged}
+    assert shown["t000"] == ["malformed", "agreed", None, None, "[]"]
+    assert shown["t001"] == ["malformed", "differ", None, '["far too long"]', None]
+    assert shown["t003"] == ["malformed", "agreed", '["gout and t003"]', '["gout and t003"]', '["gout and t003"]']
+    assert sum(body["model"] == "judge-b" for body in server.asked) == NUM_ROWS - 2
+    record_a, record_b = (record(tmp_path / f"store/conversions-{letter}/r@1") for letter in "ab")
+    counted = [[each["counts"][name] for name in ("malformed", "empty", "too_long", "conversions")] for each in (record_a, record_b)]
+    assert counted == [[NUM_ROWS - 1, 1, 1, NUM_ROWS - 3], [NUM_ROWS - 1, 1, 0, NUM_ROWS - 2]]
+    assert record_a["warnings"] == ["1 answers are too long for judge-a, and stay without a conversion by it"]
+    (row,) = [row for row in rows(tmp_path / "store/conversions-a/r@1") if row["document_id"] == "t001"]
+    assert (row["conversion"], row["finish"]) == (None, "too_long")
 
 
 def test_what_is_shown_is_what_the_server_was_sent(

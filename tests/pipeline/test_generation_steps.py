@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pipeline_builders import documents, make_recipe, planned, record, rows, run, write_corpus
+from tiny_models import save_llama
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
@@ -126,6 +127,17 @@ def test_a_decision_about_another_answer_is_not_applied_but_reported(
     assert (record(scores)["decisions"], record(scores)["stale_decisions"]) == (0, 1)
     assert "1 answers are others than those that people decided on" in capsys.readouterr().err
     assert all(row["undecided"] for row in rows(scores) if row["variant"] == "corrected")
+
+
+def test_what_is_too_long_for_a_local_evaluator_has_no_conversion_and_waits(settings: dict[str, Any], tmp_path: Path) -> None:
+    short = str(save_llama(tmp_path / "short", positions=64))
+    evaluators = [{"model": short}, settings["dmcr"]["evaluators"][1]]
+    store = run(tmp_path, **{**settings, "job": "dmcr", "dmcr": {"evaluators": evaluators, "max_new_tokens": 8}})
+    found = rows(store / "conversions-a/r@1")
+    assert {(row["conversion"], row["finish"], row["num_prompt_tokens"]) for row in found} == {(None, "too_long", 0)}
+    counts = record(store / "conversions-a/r@1")["counts"]
+    assert (counts["too_long"], counts["conversions"]) == (len(found), 0)
+    assert {row["verdict"] for row in rows(store / "dmcr/r@1")} == {"differ"}
 
 
 def test_zero_shot_is_one_run_for_all_methods_and_random_ones_draw_for_each_repeat(settings: dict[str, Any], tmp_path: Path) -> None:
