@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from bioie_ray.config.base import Settings
 from bioie_ray.config.steps import Dtype
+from bioie_ray.config.training import STAGE_PREFIX, STAGES
 
 EngineName = Literal["transformers", "vllm", "openai"]
 
@@ -48,7 +49,9 @@ class EndpointSettings(Settings):
     max_wait_s: float = Field(default=60.0, gt=0.0, description="longest wait between two tries")
     usd_per_million_prompt_tokens: float = Field(default=0.0, ge=0.0)
     usd_per_million_answer_tokens: float = Field(default=0.0, ge=0.0)
-    max_usd: float | None = Field(default=None, gt=0.0, description="stop when the answers of an output have cost this much, earlier runs included")
+    max_usd: float | None = Field(
+        default=None, gt=0.0, description="stop when the answers of an output have cost this much, earlier runs included"
+    )
     sends_seed: bool = Field(default=True, description="send `seed` with each request; some servers refuse it")
 
     @model_validator(mode="after")  # of the section, because the message about a key would repeat its value
@@ -74,7 +77,8 @@ class ModelSettings(Settings):
     engine: EngineName = "transformers"
     model: str = Field(
         default="offline:smollm2-135m-instruct",
-        description="a folder, a hub id (`org/name` or `org/name@revision`), or `offline:NAME`; for `openai` the model's name at the server",
+        description="a folder, a hub id (`org/name` or `org/name@revision`), `offline:NAME`, or `stage:preft` (`dpop`, `postft`) for what "
+        "this recipe trains; for `openai` the model's name at the server",
     )
     adapter: str | None = Field(default=None, description="a LoRA adapter to put on: a folder or a hub id")
     tokenizer: str | None = Field(
@@ -95,6 +99,10 @@ class ModelSettings(Settings):
     def _endpoint_where_needed(self) -> Self:
         if self.engine == "openai" and self.endpoint.url is None:
             raise ValueError("engine is openai, so endpoint.url is needed: the server's base URL, for example http://localhost:8000/v1")
+        if self.model.startswith(STAGE_PREFIX) and (self.model.removeprefix(STAGE_PREFIX) not in STAGES or self.engine == "openai"):
+            raise ValueError(
+                f"model is {self.model}: a stage is one of {', '.join(STAGE_PREFIX + stage for stage in STAGES)}, and asked by an engine of ours"
+            )
         if self.engine == "openai" and self.adapter is not None:
             raise ValueError("an adapter cannot be put on a model behind an endpoint; serve it there, and leave adapter out")
         return self

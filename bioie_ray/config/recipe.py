@@ -25,7 +25,7 @@ from bioie_ray.config.steps import (
     TaskName,
     TrainRerankerSettings,
 )
-from bioie_ray.config.training import DpopSettings, InstructionSettings, PreferenceSettings, SftSettings, TrainSettings
+from bioie_ray.config.training import STAGES, DpopSettings, InstructionSettings, PreferenceSettings, SftSettings, TrainSettings
 
 T = TypeVar("T", bound=Settings)
 JobName = Literal[
@@ -175,11 +175,19 @@ class Recipe(Settings):
             cells.append(_validate(type(self), data, where=f"matrix cell {dict(zip(self.matrix, values, strict=True))}"))
         return cells
 
+    def _trains_once_for_all_tasks(self, kind: str) -> bool:
+        """Whether nothing of instruction data, and for later stages of preferences, is about the recipe's own task."""
+        settings, pairs = self.instructions, self.preferences
+        data = bool(settings.held_out) and all(source.tasks for source in settings.sources if source.kind == "tasks")
+        return data and (kind in {"records", "instructions", "preft"} or bool(pairs.path or pairs.tasks))
+
     def name_of(self, kind: str) -> str:
         """The name of this cell's output of a kind: `name` less the labels of what that output does not depend on."""
         without = _NOT_IN_NAME.get(kind, frozenset())
         if kind != "selections" and self.prompt.num_examples == 0:
             without |= _EXAMPLES_ONLY
+        if kind in {"records", "instructions", *STAGES, "preferences"} and self._trains_once_for_all_tasks(kind):
+            without |= {"task"}
         base = self.name.removesuffix("".join(f"-{label}" for label in self.labels.values()))
         return "-".join([base, *(label for key, label in self.labels.items() if key.split(".")[0] not in without)])
 

@@ -49,6 +49,11 @@ class InstructionSettings(Settings):
     """Which conversations a model is tuned on, and how they are curated."""
 
     sources: tuple[SourceSettings, ...] = Field(default=(SourceSettings(),), min_length=1)
+    held_out: tuple[TaskName, ...] = Field(
+        default=(),
+        description="tasks whose test documents must not be inside; empty: the recipe's task. With it (and tasks named everywhere) a matrix over "
+        "tasks trains once for all of them",
+    )
     max_tokens: int = Field(
         default=3_000, ge=16, description="a longer conversation is left out, by the tokenizer and template of train.base_model"
     )
@@ -169,6 +174,7 @@ class TrainSettings(Settings):
     )
     score_documents: int = Field(default=16, ge=1)
     patience: int | None = Field(default=None, ge=1, description="end a stage after so many scores without a better one")
+    planned_tokens_per_s: float | None = Field(default=None, gt=0.0, description="for the hours that a dry run prints")
     report_to: tuple[Literal["mlflow", "wandb"], ...] = Field(default=(), description="trackers that get every step's numbers too")
     max_retries: int = Field(default=3, ge=0, description="how often a training goes on after a lost rank before it is reported")
 

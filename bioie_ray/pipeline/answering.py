@@ -12,7 +12,7 @@ from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, Engine, PaidEngine, Request, Tokens
-from bioie_ray.retrieval.models import folder_fingerprint, model_fingerprint
+from bioie_ray.retrieval.models import ModelSource, folder_fingerprint
 
 
 def answer(engine: Engine, requests: Sequence[Request], output: Output, unit: str) -> dict[str, Completion]:
@@ -71,7 +71,7 @@ def sample_seed(seed: int, document_id: str, repeat: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def model_identity(settings: ModelSettings) -> dict[str, Any]:
+def model_identity(settings: ModelSettings, made_by: Output | None = None) -> dict[str, Any]:
     """What of a model and its engine can change an answer, for fingerprints. How an endpoint is called, and where, is not in it."""
     identity: dict[str, Any] = {"engine": settings.engine}
     if settings.engine == "openai":
@@ -79,7 +79,7 @@ def model_identity(settings: ModelSettings) -> dict[str, Any]:
     # vLLM packs by the memory it finds and has threads of its own: these settings do not reach it.
     reaching = {"dtype"} if settings.engine == "vllm" else {"dtype", "threads", "batch_size", "batch_tokens"}
     identity |= settings.model_dump(mode="json", include=reaching)
-    identity["model"] = model_fingerprint(settings.model)
+    identity["model"] = ModelSource(settings.model, made_by).fingerprint()
     if settings.adapter is not None:
         identity["adapter"] = folder_fingerprint(adapter_folder(settings.adapter))
     return identity

@@ -13,12 +13,14 @@ import pyarrow as pa
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.generation import GenerateSettings
 from bioie_ray.config.recipe import Recipe
+from bioie_ray.config.training import STAGE_PREFIX
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.generation.base import Completion, Request, Sampling
 from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity, sample_seed
 from bioie_ray.pipeline.prompts import PromptsStep, draw_unit, split_unit
 from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.prompting.prompt import Message
+from bioie_ray.retrieval.models import ModelSource
 
 FORMAT_VERSION = 1
 # A query that has no prompt (too long by itself) has a row all the same: it counts as answered by nothing.
@@ -43,6 +45,7 @@ class GenerateStep(ShardStep):
 
     recipe: Recipe
     prompts: PromptsStep
+    tuned: Step | None = None
 
     @cached_property
     def output(self) -> Output:
@@ -53,7 +56,7 @@ class GenerateStep(ShardStep):
             "kind": "generations",
             "format_version": FORMAT_VERSION,
             "prompts": self.prompts.output.fingerprint,
-            "model": model_identity(settings),
+            "model": model_identity(settings, self.tuned.output if self.tuned else None),
             "sampling": settings.model_dump(mode="json", include=sampling),
             "seed": self.recipe.seed,
         }
@@ -62,8 +65,8 @@ class GenerateStep(ShardStep):
 
     @property
     def inputs(self) -> Sequence[Step]:
-        """The prompts."""
-        return (self.prompts,)
+        """The prompts, and the stage that is asked."""
+        return (self.prompts, *([self.tuned] if self.tuned else []))
 
     @property
     def what(self) -> str:
@@ -79,6 +82,7 @@ class GenerateStep(ShardStep):
         """The engine, loaded once per process."""
         arguments = {
             "settings": self.recipe.generate,
+            "model": ModelSource(self.recipe.generate.model, self.tuned.output) if self.tuned else None,
             "kind": self.prompts.task.kind,
             "seed": self.recipe.seed,
             "prompts": self.prompts.output,
@@ -96,9 +100,20 @@ class GenerateStep(ShardStep):
 class GenerateWorker:
     """Prompt shard in, answer shard out."""
 
-    def __init__(self, settings: GenerateSettings, kind: Any, seed: int, prompts: Output, num_draws: int, output: Output) -> None:
+    def __init__(
+        self,
+        settings: GenerateSettings,
+        model: ModelSource | None,
+        kind: Any,
+        seed: int,
+        prompts: Output,
+        num_draws: int,
+        output: Output,
+    ) -> None:
         from bioie_ray.generation.engines import load_engine
 
+        if model is not None:
+            settings = settings.model_copy(update={"model": str(model.folder())})
         self._prompts = prompts
         self._num_draws = num_draws
         self._seed = seed
@@ -136,8 +151,8 @@ class GenerateWorker:
 
 
 def model_name(ref: str) -> str:
-    """A model's name for people: the last part of a path or id, without ``offline:``."""
-    return ref.removeprefix("offline:").rstrip("/").rpartition("/")[2]
+    """A model's name for people: the last part of a path or id, without ``offline:`` or ``stage:``."""
+    return ref.removeprefix("offline:").removeprefix(STAGE_PREFIX).rstrip("/").rpartition("/")[2]
 
 
 def _messages(text: str) -> tuple[Message, ...]:

@@ -90,10 +90,20 @@ def _first_line(recipe: Recipe, job: JobName | None, store: str, num_outputs: in
 
 def _say_what_is_done(recipe: Recipe, job: JobName | None) -> None:
     from bioie_ray.pipeline.plan import Planner
+    from bioie_ray.pipeline.step import Step
+    from bioie_ray.pipeline.train_stage import TrainStage, estimates
+    from bioie_ray.retrieval.packaged import ModelError
 
-    for step in Planner().plan(recipe, job):
+    steps: list[Step] = []
+    try:
+        steps = Planner().plan(recipe, job)
+    except ModelError as error:  # planned on a laptop, run where the models are
+        print(f"what is done already cannot be said without the models: {error}")
+    for step in steps:
         state = "done" if step.output.is_finished() else f"{len(step.output.markers())} shards done"
         print(f"{step.output.key}  {state}  {step.output.fingerprint[:12]}  ({step.what})")
+    for line in estimates(recipe, job or recipe.job, [step for step in steps if isinstance(step, TrainStage)]):
+        print(line)
 
 
 class _ToldToEndError(SystemExit):

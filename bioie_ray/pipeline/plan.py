@@ -109,7 +109,8 @@ class Planner:
 
     def instructions(self, recipe: Recipe) -> InstructionsStep:
         """The conversations that a model is tuned on; no test document of the recipe's tasks, or of its sources', is in them."""
-        tasks: list[TaskName] = [recipe.task, *(task for source in recipe.instructions.sources for task in source.tasks)]
+        held_out = recipe.instructions.held_out or (recipe.task,)
+        tasks: list[TaskName] = [*held_out, *(task for source in recipe.instructions.sources for task in source.tasks)]
         names: tuple[CorpusName, ...] = tuple(sorted({TASKS[task].corpus for task in tasks}))
         settings = (recipe.instructions.model_dump_json(), recipe.train.base_model, recipe.train.template, recipe.prompt.instructions)
         others = (recipe.name_of("instructions"), recipe.version, tasks, recipe.seed, recipe.select.dev_share, recipe.nlm_gene_types)
@@ -166,11 +167,16 @@ class Planner:
         if recipe.prompt.num_examples:
             num_draws = recipe.generate.repeats if recipe.select.method in RANDOM_METHODS else 1
             selections = [self.selection(for_repeat(recipe, repeat)) for repeat in range(1, num_draws + 1)]
-        return PromptsStep(recipe, task, self.corpus(recipe, task.corpus), tuple(selections))
+        return PromptsStep(recipe, task, self.corpus(recipe, task.corpus), tuple(selections), self._tuned(recipe))
 
     def generation(self, recipe: Recipe) -> GenerateStep:
         """A model's answers."""
-        return GenerateStep(recipe, self.prompts(recipe))
+        return GenerateStep(recipe, self.prompts(recipe), self._tuned(recipe))
+
+    def _tuned(self, recipe: Recipe) -> TrainStage | None:
+        """The stage that is asked, where the model is one of the recipe's own."""
+        name = next((stage for stage in STAGES if recipe.generate.model == f"{STAGE_PREFIX}{stage}"), None)
+        return self.stage(recipe, name) if name else None
 
     def dmcr(self, recipe: Recipe) -> DmcrStep:
         """What the answers are worth, with both evaluators' conversions where the recipe has evaluators."""

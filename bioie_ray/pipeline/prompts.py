@@ -22,7 +22,7 @@ from bioie_ray.pipeline.view import View
 from bioie_ray.prompting.instructions import Instructions, load_instructions
 from bioie_ray.prompting.prompt import Example, Prompt, PromptBuilder, QueryTooLongError
 from bioie_ray.prompting.tokenizer import ModelTokenizer, load_tokenizer
-from bioie_ray.retrieval.models import model_fingerprint
+from bioie_ray.retrieval.models import ModelSource
 from bioie_ray.retrieval.pool import DocumentPool, Loaders
 
 FORMAT_VERSION = 1
@@ -60,6 +60,7 @@ class PromptsStep(ShardStep):
     task: Task
     corpus: Step
     selections: tuple[SelectStep, ...]
+    tuned: Step | None = None
 
     @cached_property
     def output(self) -> Output:
@@ -77,7 +78,7 @@ class PromptsStep(ShardStep):
             "settings": settings,
             "instructions": self.instructions.digest,
             "max_new_tokens": recipe.generate.max_new_tokens,
-            "tokenizer": model_fingerprint(recipe.generate.counts_by) if recipe.generate.counts_by else None,
+            "tokenizer": self.counts_by.fingerprint() if self.counts_by else None,
         }
         return Output(self.corpus.output.address, f"prompts/{recipe.name_of('prompts')}@{recipe.version}", payload)
 
@@ -87,9 +88,15 @@ class PromptsStep(ShardStep):
         return load_instructions(self.recipe.prompt.instructions)
 
     @property
+    def counts_by(self) -> ModelSource | None:
+        """The model whose tokenizer counts and whose template writes; the recipe's own stage where it asks one."""
+        ref = self.recipe.generate.counts_by
+        return ModelSource(ref, self.tuned.output if self.tuned else None) if ref else None
+
+    @property
     def inputs(self) -> Sequence[Step]:
-        """Corpus and selections."""
-        return (self.corpus, *self.selections)
+        """Corpus and selections, and the stage that is asked."""
+        return (self.corpus, *self.selections, *([self.tuned] if self.tuned else []))
 
     @property
     def what(self) -> str:
@@ -119,6 +126,7 @@ class PromptsStep(ShardStep):
                 "task": self.task,
                 "instructions": self.instructions,
                 "view": self.view,
+                "counts_by": self.counts_by,
                 "selections": tuple(step.output for step in self.selections),
                 "output": self.output,
             },
@@ -150,6 +158,7 @@ class PromptsWorker:
         task: Task,
         instructions: Instructions,
         view: View,
+        counts_by: ModelSource | None,
         selections: Sequence[Output],
         output: Output,
     ) -> None:
@@ -158,7 +167,7 @@ class PromptsWorker:
         self._view = view
         self._selections = selections
         self._output = output
-        self._tokenizer = load_tokenizer(recipe.generate.counts_by) if recipe.generate.counts_by else None
+        self._tokenizer = load_tokenizer(str(counts_by.folder())) if counts_by else None
         self._builder = PromptBuilder(
             task,
             instructions,

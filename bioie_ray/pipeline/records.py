@@ -49,7 +49,7 @@ class RecordsStep(ShardStep):
         """The records; the payload covers what is read, how it is asked and what it is measured with."""
         recipe, settings = self.recipe, self.recipe.instructions
         # How many are drawn, and what is a duplicate, is settled later: other numbers there read nothing again.
-        later = {"sources", "near_duplicates", "max_quarantined_share"}
+        later = {"sources", "held_out", "near_duplicates", "max_quarantined_share"}
         payload = {
             "kind": "records",
             "format_version": FORMAT_VERSION,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,8 +11,8 @@ from typing import Any
 
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.cluster import ClusterSettings
-from bioie_ray.config.recipe import Recipe
-from bioie_ray.config.training import DpopSettings, SftSettings, StageName
+from bioie_ray.config.recipe import JobName, Recipe
+from bioie_ray.config.training import STAGE_PREFIX, STAGES, DpopSettings, SftSettings, StageName
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.dev_questions import DevQuestions
 from bioie_ray.pipeline.reference import ReferenceStep
@@ -22,7 +23,15 @@ from bioie_ray.retrieval.models import ModelSource
 FORMAT_VERSION = 1
 UNIT = "training"
 # How a training is run and watched, and not what comes of it.
-_NOT_IN_FINGERPRINT = {"base_model", "template", "checkpoint_every_steps", "keep_checkpoints", "max_retries", "report_to"}
+_NOT_IN_FINGERPRINT = {
+    "base_model",
+    "template",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "max_retries",
+    "planned_tokens_per_s",
+    "report_to",
+}
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,53 @@ class TrainStage:
         CheckpointStore(self.output).drop()
         Best(self.output).drop()
         return {"stage": self.stage, "base_model": self.base.ref, "ranks": self.recipe.cluster.ranks, **summary}
+
+
+def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list[str]:
+    """What the stages of a recipe will need, for a dry run: exact steps where the data is tokenised already.
+
+    Raises:
+        ModelError: the model is neither here nor known.
+    """
+    names, lines = _stages_of(recipe, job), list[str]()
+    if not names:
+        return lines
+    from bioie_ray.training.estimate import describe, estimate, shape_of  # with torch, which other dry runs do without
+
+    for name in names:
+        settings: SftSettings | DpopSettings = getattr(recipe, name)
+        rows = tokens = None
+        step = next((step for step in steps if step.stage == name), None)
+        if step is not None and step.tokens.output.is_finished():
+            counts = step.tokens.output.record()["counts"]
+            rows, tokens = counts["rows"], counts["tokens"]
+        shape = shape_of(recipe.train.base_model, settings.lora.modules)
+        ranks = recipe.cluster.ranks
+        found = estimate(shape, settings, recipe.train, ranks, rows, tokens)
+        lines += describe(name, found, settings, ranks, recipe.train.planned_tokens_per_s, _most_rows(recipe) if name != "dpop" else None)
+    return lines
+
+
+def _most_rows(recipe: Recipe) -> int | None:
+    """How many records the sources can give at most, where each says so."""
+    bounds = [source.max_records and math.ceil(source.max_records * source.weight) for source in recipe.instructions.sources]
+    return sum(bound for bound in bounds if bound) if all(bounds) else None
+
+
+def _stages_of(recipe: Recipe, job: JobName) -> list[StageName]:
+    """The stages that a job of a recipe trains, each with those before it."""
+    asked = (
+        {cell.generate.model.removeprefix(STAGE_PREFIX) for cell in recipe.cells()} if job in {"generate", "dmcr", "evaluate"} else set()
+    )
+    last = max(
+        (
+            number
+            for number, name in enumerate(STAGES)
+            if name in asked or job == f"train_{name}" or (job == "make_preferences" and name == "preft")
+        ),
+        default=-1,
+    )
+    return list(STAGES[: last + 1])
 
 
 class TrainStageWorker:
