@@ -374,3 +374,21 @@ def test_the_recipes_that_ship_plan_or_say_what_they_need(tmp_path: Path, reposi
     keys = planned(make_recipe(tmp_path, **demo))
     assert keys[-2:] == ["records/demo@1", "instructions/demo@1"]
     assert {"corpora/embedded_bc5cdr@1", "corpora/embedded_ddi_corpus@1", "corpora/embedded_biorelex@1"} == set(keys[:-2])
+
+
+def test_the_job_file_plans_without_ray_torch_or_a_hub(tmp_path: Path, settings: dict[str, Any], repository: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [taiyi(1)])
+    make_recipe(tmp_path, **settings, instructions=instructions({"kind": "taiyi", "path": str(path)}, {"kind": "tasks"}))
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['job', '--recipe', {str(tmp_path / 'recipe.yaml')!r}, '--dry-run']\n"
+        "try:\n"
+        f"    runpy.run_path({str(repository / 'jobs/prepare_instructions.py')!r}, run_name='__main__')\n"
+        "except SystemExit as end:\n"
+        "    assert end.code == 0, end.code\n"
+        "heavy = {'torch', 'ray', 'transformers', 'datasketch', 'py3langid'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=repository)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["corpora/bc5cdr@1", "records/r@1", "instructions/r@1"]
