@@ -23,6 +23,13 @@ render rayjobs/embed.yaml select_demo "${small[@]}" --set job=embed --set name=e
 render rayjobs/train-reranker.yaml select_demo "${small[@]}" --set job=train_reranker --set name=train-reranker
 render rayjobs/select-examples.yaml select_demo "${small[@]}"
 render rayjobs/prepare-instructions.yaml instructions_demo "${small[@]}" --set name=prepare-instructions
+# The stages of DFPO on two pods, a rank each.
+ranks=("${small[@]}" --set cluster.kube.workers.cpu.max_replicas=2 --set cluster.ranks=2)
+render rayjobs/train-preft.yaml dfpo_demo "${ranks[@]}" --set job=train_preft --set name=train-preft --set matrix={}
+render rayjobs/make-preferences.yaml dfpo_demo "${ranks[@]}" --set job=make_preferences --set name=make-preferences --set matrix={}
+render rayjobs/train-dpop.yaml dfpo_demo "${ranks[@]}" --set job=train_dpop --set name=train-dpop --set matrix={}
+render rayjobs/train-postft.yaml dfpo_demo "${ranks[@]}" --set job=train_postft --set name=train-postft --set matrix={}
+render rayjobs/dfpo.yaml dfpo_demo "${ranks[@]}"
 render rayjobs/generate.yaml icl_grid_demo "${small[@]}" --set job=generate
 render rayjobs/dmcr.yaml icl_grid_demo "${small[@]}" --set job=dmcr
 render rayjobs/evaluate.yaml icl_grid_demo "${small[@]}"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from bioie_ray.config.cluster import CPU_LEFT_FREE, ClusterSettings, PodSettings, WorkerGroupSettings, actor_cpus
 from bioie_ray.config.recipe import Recipe
+from bioie_ray.config.training import STAGES
 
 GIB = 2**30
 # Ray refuses a smaller object store (OBJECT_STORE_MINIMUM_MEMORY_BYTES).
@@ -39,6 +40,11 @@ ACTOR_GIB = {
     "generate": 3.0,
     "convert": 3.0,
     "evaluate": 0.75,
+    "tokens": 1.0,
+    "candidates": 3.0,
+    "preferences": 1.0,
+    "reference": 3.0,
+    "train": 4.5,
 }
 # These methods pass the cross-encoder by unless the recipe says otherwise.
 NOT_RERANKED = frozenset({"ders", "fers", "longest"})
@@ -105,6 +111,11 @@ def size_pods(recipe: Recipe) -> Sizes:
         if not any(fitting.values()):
             raise ResourceError(_no_place(work, groups, cluster))
         slots.append(sum(fitting.values()))
+        if work.kind == "train" and slots[-1] < (cluster.min_ranks or cluster.ranks):
+            raise ResourceError(
+                f"a training of cluster.ranks={cluster.ranks} processes needs room for all at once, and the groups of cluster.kube.workers hold "
+                f"{slots[-1]} of {work.threads} CPUs; raise max_replicas or ray_cpus of a group, or set cluster.ranks={max(1, slots[-1])}"
+            )
     for name, pod in groups.items():
         _check_worker(name, pod, works, cluster)
     head = pod_of(kube.head, "cluster.kube.head", ray_gib=RAY_HEAD_GIB)
@@ -130,6 +141,11 @@ def _kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
         return kinds
     if recipe.job == "prepare_instructions":
         return kinds | {"records": (1, ""), "instructions": (1, "")}
+    kinds |= _training_kinds(recipe)
+    if recipe.job == "make_preferences" or recipe.job.removeprefix("train_") in STAGES:
+        return kinds
+    if recipe.job in {"generate", "dmcr", "evaluate"} and not recipe.prompt.num_examples:  # zero-shot chooses none
+        return kinds | _asking_kinds(recipe)
     kinds["embed"] = (recipe.embed.threads, "embed.threads")
     select = recipe.select
     selects = recipe.job not in {"embed", "train_reranker"}
@@ -141,6 +157,23 @@ def _kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
             kinds["index"] = (1, "")
         kinds["select"] = (recipe.rerank.threads, "rerank.threads")
     return kinds | _asking_kinds(recipe)
+
+
+def _training_kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
+    """What the stages need that a recipe trains. A rank is an actor too, and all of them run at once."""
+    stages = recipe.stages()
+    if not stages and recipe.job != "make_preferences":
+        return {}
+    kinds = {"records": (1, ""), "instructions": (1, ""), "tokens": (1, "")}
+    if stages:
+        kinds["train"] = (recipe.train.threads, "train.threads")
+    if recipe.job == "make_preferences" or "dpop" in stages:
+        kinds |= {"preferences": (1, "")} | (
+            {} if recipe.preferences.path else {"candidates": (recipe.generate.threads, "generate.threads")}
+        )
+    if "dpop" in stages:
+        kinds["reference"] = (recipe.train.threads, "train.threads")
+    return kinds
 
 
 def _asking_kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:

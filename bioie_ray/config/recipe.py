@@ -25,7 +25,16 @@ from bioie_ray.config.steps import (
     TaskName,
     TrainRerankerSettings,
 )
-from bioie_ray.config.training import STAGES, DpopSettings, InstructionSettings, PreferenceSettings, SftSettings, TrainSettings
+from bioie_ray.config.training import (
+    STAGE_PREFIX,
+    STAGES,
+    DpopSettings,
+    InstructionSettings,
+    PreferenceSettings,
+    SftSettings,
+    StageName,
+    TrainSettings,
+)
 
 T = TypeVar("T", bound=Settings)
 JobName = Literal[
@@ -42,6 +51,7 @@ JobName = Literal[
     "dmcr",
     "evaluate",
 ]
+_ASKING_JOBS = frozenset({"generate", "dmcr", "evaluate"})
 # Sections that an output does not depend on, by kind: what a matrix varies there adds nothing to that output's name.
 _AFTER_SELECTION = frozenset({"prompt", "generate", "dmcr", "evaluate"})
 # Instruction data is made from corpora and files; whoever is tuned on it, and is asked what, is not in its name.
@@ -180,6 +190,18 @@ class Recipe(Settings):
         settings, pairs = self.instructions, self.preferences
         data = bool(settings.held_out) and all(source.tasks for source in settings.sources if source.kind == "tasks")
         return data and (kind in {"records", "instructions", "preft"} or bool(pairs.path or pairs.tasks))
+
+    def stages(self, job: JobName | None = None) -> tuple[StageName, ...]:
+        """The training stages that a job (the recipe's own, if left out) needs, first to last: those asked, and those they build on."""
+        job = job or self.job
+        asked = (
+            {cell.generate.model.removeprefix(STAGE_PREFIX) for cell in self.cells()}
+            if job in _ASKING_JOBS
+            else {job.removeprefix("train_")}
+        )
+        if job == "make_preferences":
+            asked = set() if self.preferences.path else {"preft"}
+        return STAGES[: max((STAGES.index(name) + 1 for name in STAGES if name in asked), default=0)]
 
     def name_of(self, kind: str) -> str:
         """The name of this cell's output of a kind: `name` less the labels of what that output does not depend on."""

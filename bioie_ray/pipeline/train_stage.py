@@ -12,7 +12,7 @@ from typing import Any
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.config.recipe import JobName, Recipe
-from bioie_ray.config.training import STAGE_PREFIX, STAGES, DpopSettings, SftSettings, StageName
+from bioie_ray.config.training import DpopSettings, SftSettings, StageName
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.dev_questions import DevQuestions
 from bioie_ray.pipeline.reference import ReferenceStep
@@ -116,7 +116,7 @@ def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list
     Raises:
         ModelError: the model is neither here nor known.
     """
-    names, lines = _stages_of(recipe, job), list[str]()
+    names, lines = recipe.stages(job), list[str]()
     if not names:
         return lines
     from bioie_ray.training.estimate import describe, estimate, shape_of  # with torch, which other dry runs do without
@@ -139,22 +139,6 @@ def _most_rows(recipe: Recipe) -> int | None:
     """How many records the sources can give at most, where each says so."""
     bounds = [source.max_records and math.ceil(source.max_records * source.weight) for source in recipe.instructions.sources]
     return sum(bound for bound in bounds if bound) if all(bounds) else None
-
-
-def _stages_of(recipe: Recipe, job: JobName) -> list[StageName]:
-    """The stages that a job of a recipe trains, each with those before it."""
-    asked = (
-        {cell.generate.model.removeprefix(STAGE_PREFIX) for cell in recipe.cells()} if job in {"generate", "dmcr", "evaluate"} else set()
-    )
-    last = max(
-        (
-            number
-            for number, name in enumerate(STAGES)
-            if name in asked or job == f"train_{name}" or (job == "make_preferences" and name == "preft")
-        ),
-        default=-1,
-    )
-    return list(STAGES[: last + 1])
 
 
 class TrainStageWorker:

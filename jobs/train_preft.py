@@ -1,0 +1,11 @@
+"""Tune a model on instructions (PreFt, the first stage of DFPO)
+
+python jobs/train_preft.py --recipe jobs/recipes/ LoRA, QLoRA or all weights, by Ray Train and DeepSpeed.:preft_gemma3_270m.yaml --set store=/tmp/store
+"""
+
+import sys
+
+from bioie_ray.pipeline.job import main
+
+if __name__ == "__main__":
+    sys.exit(main("train_preft", __doc__ or ""))
