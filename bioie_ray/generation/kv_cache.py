@@ -6,6 +6,7 @@ took longer than the model itself. Here room is made in blocks, and what the att
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -41,11 +42,6 @@ class _GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.keys, self.values = keys[..., :after, :], values[..., :after, :]
         return self.keys, self.values
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each sample ``repeats`` times."""
-        super().batch_repeat_interleave(repeats)
-        self._buffers = None
-
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Only some samples stay."""
         super().batch_select_indices(indices)
@@ -59,8 +55,44 @@ def new_cache(config: Any) -> Cache:
     return DynamicCache(config=config)
 
 
+def repeated(cache: Cache, times: int, config: Any) -> Cache:
+    """A new cache with ``times`` samples, each with what the one sample of ``cache`` holds."""
+    new = new_cache(config)
+    layer: Any
+    for number, layer in enumerate(cache.layers):
+        new.update(layer.keys.expand(times, -1, -1, -1), layer.values.expand(times, -1, -1, -1), number)
+    return new
+
+
+def joined(caches: Sequence[Cache], config: Any) -> Cache:
+    """The samples of all caches in one, aligned at their ends; what is before a shorter one has to be masked. ``caches`` are used up."""
+    new = new_cache(config)
+    for number in range(len(caches[0].layers)):
+        layers = [cache.layers.pop(0) for cache in caches]  # so that no more than one layer is held twice
+        keys, values = (_at_the_end([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))
+        new.update(keys, values, number)
+    return new
+
+
+def joined_masks(masks: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Attention masks [samples, tokens] of caches that are joined."""
+    return _at_the_end([mask[:, None, :, None] for mask in masks])[:, 0, :, 0]
+
+
+def _at_the_end(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Parts [samples, heads, tokens, size] one after the other, each with zeros before it where another is longer."""
+    longest = max(part.shape[-2] for part in parts)
+    # Zeros and not whatever is there: attention weighs masked values by 0, which does not help against what is no number.
+    whole = parts[0].new_zeros((sum(len(part) for part in parts), parts[0].shape[1], longest, parts[0].shape[-1]))
+    row = 0
+    for part in parts:
+        whole[row : row + len(part), :, longest - part.shape[-2] :] = part
+        row += len(part)
+    return whole
+
+
 def can_share_prefix(config: Any) -> bool:
-    """Whether all layers are attention over keys and values (no state-space or linear layers)."""
+    """Whether all layers are attention over keys and values (no state-space or linear layers), so that samples can be put together."""
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["full_attention"])
     return kinds <= {"full_attention", "sliding_attention"}
 

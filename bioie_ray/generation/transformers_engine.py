@@ -1,7 +1,8 @@
 """Answers by transformers, on a CPU or a GPU.
 
-Prompts are sorted by length and padded on the left in batches; what all prompts of a batch begin with (the instruction, the examples of FERS) goes through the
-model once; a sample that is done leaves its batch. Every sample draws from its own random numbers, and batches are a function of the unit's
+Prompts are sorted by length into batches; what all prompts of a batch begin with (the instruction, the examples of FERS) goes through the
+model once. The rest of each is read in groups that are as large as keeps the device busy, and no larger, because a shorter prompt in a group is padded; then all
+answers of the batch go on together, and one that is done leaves it. Every sample draws from its own random numbers, and batches are a function of the unit's
 prompts, so the number of workers, resumed runs and retries change nothing. Guarantee: the same bytes on the same kind of machine with the
 same locked packages, threads and ``batch_size``; another batch moves logits in their last bits, as everywhere.
 
@@ -22,7 +23,7 @@ from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, EngineError, Finish, OnChunk, Request, Sampling
 from bioie_ray.generation.keeping import keep_one
-from bioie_ray.generation.kv_cache import can_share_prefix, new_cache, shortest_window
+from bioie_ray.generation.kv_cache import can_share_prefix, joined, joined_masks, new_cache, repeated, shortest_window
 from bioie_ray.generation.sampler import choose, uniform
 from bioie_ray.prompting.answers import find_list
 from bioie_ray.prompting.tokenizer import load_tokenizer
@@ -30,6 +31,9 @@ from bioie_ray.retrieval.models import resolve_model
 
 # A shorter beginning is not worth a pass of its own.
 _MIN_SHARED = 32
+# Padded tokens that are read at once. A core is busy with one prompt of 300 already: 16 of them in one call took as long a token, and 14 % of the tokens were padding.
+# A GPU is not, so there it is the whole batch (`batch_tokens`).
+_READ_ON_CPU = 512
 
 
 @dataclass
@@ -116,12 +120,35 @@ class TransformersEngine:
     def _prefill(self, samples: Sequence[_Sample]) -> tuple[Any, torch.Tensor, torch.Tensor]:
         """Cache, attention mask [samples, tokens] and the logits [samples, vocabulary] after the prompts."""
         num_shared = self._num_shared(samples)
-        cache = new_cache(self._model.config)
-        shared = samples[0].prompt[:num_shared]
-        if shared:
-            ids = torch.tensor([shared], device=self._device)
-            self._forward(ids, torch.ones_like(ids), torch.arange(num_shared, device=self._device).unsqueeze(0), cache)
-            cache.batch_repeat_interleave(len(samples))
+        beginning = None
+        if num_shared:
+            beginning = new_cache(self._model.config)
+            ids = torch.tensor([samples[0].prompt[:num_shared]], device=self._device)
+            self._forward(ids, torch.ones_like(ids), torch.arange(num_shared, device=self._device).unsqueeze(0), beginning)
+        parts = [self._read(group, num_shared, beginning) for group in self._groups(samples, num_shared)]
+        if len(parts) == 1:
+            return parts[0]
+        caches, masks, logits = zip(*parts, strict=True)
+        return joined(caches, self._model.config), joined_masks(masks), torch.cat(logits)
+
+    def _groups(self, samples: Sequence[_Sample], num_shared: int) -> Sequence[Sequence[_Sample]]:
+        """The samples in groups that go through the model at once, padded to the longest of each."""
+        if self._device != "cpu" or not can_share_prefix(self._model.config):
+            return [samples]
+        groups: list[list[_Sample]] = []
+        longest = 0
+        for sample in samples:
+            longest = max(longest, len(sample.prompt) - num_shared)
+            if not groups or longest * (len(groups[-1]) + 1) > _READ_ON_CPU:
+                groups.append([])
+                longest = len(sample.prompt) - num_shared
+            groups[-1].append(sample)
+        return groups
+
+    def _read(self, samples: Sequence[_Sample], num_shared: int, beginning: Any) -> tuple[Any, torch.Tensor, torch.Tensor]:
+        """What follows the beginning that they share through the model, padded on the left; results as of ``_prefill``."""
+        config = self._model.config
+        cache = new_cache(config) if beginning is None else repeated(beginning, len(samples), config)
         longest = max(len(sample.prompt) for sample in samples) - num_shared
         ids = torch.full((len(samples), longest), self._ends[0], device=self._device)
         mask = torch.zeros((len(samples), num_shared + longest), dtype=torch.long, device=self._device)

@@ -57,6 +57,35 @@ def test_greedy_answers_are_those_of_transformers(model: str) -> None:
         assert done[request.id].num_prompt_tokens == len(f"{SHARED}{ENDS[int(request.id[1:])]}") + 1
 
 
+# Longer than what is read at once, so that a batch is put together of several groups.
+LENGTHS = (300, 290, 280, 150, 140, 60, 40, 3)
+LONG = [Request(f"l{i}", f"<bos>{SHARED}{(ENDS[i] * 300)[:length]}", (), seed=i) for i, length in enumerate(LENGTHS)]
+
+
+def test_a_batch_that_is_read_in_groups_says_what_each_prompt_alone_does(model: str) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    engine = TransformersEngine(ModelSettings(model=model, batch_size=len(LONG)), Sampling(0.0, 1.0, 8))
+    (batch,) = engine.plan(LONG)
+    done = answers(engine, [batch])
+    for request in LONG:
+        assert done[request.id].text == tokenizer.decode(alone(model, request, 8), skip_special_tokens=True)
+
+
+def test_little_that_is_read_is_padding(tiny_llm: str) -> None:
+    engine = TransformersEngine(ModelSettings(model=tiny_llm, batch_size=len(LONG)), Sampling(0.0, 1.0, 1))
+    if engine._device != "cpu":
+        pytest.skip("a GPU reads a batch at once")
+    read: list[int] = []
+    hook = engine._model.register_forward_pre_hook(lambda _, __, given: read.append(given["input_ids"].numel()), with_kwargs=True)
+    try:
+        answers(engine, engine.plan(LONG))
+    finally:
+        hook.remove()
+    num_shared = len(SHARED) + 1
+    assert sum(LENGTHS) + num_shared <= sum(read) < 1.2 * sum(LENGTHS) + num_shared  # 1.9 times as much in one group
+    assert max(read) <= 512
+
+
 def test_a_sample_draws_the_same_whatever_it_is_batched_with(tiny_llm: str) -> None:
     engine = TransformersEngine(ModelSettings(model=tiny_llm), Sampling(0.7, 0.9, 24))
     together = answers(engine)
