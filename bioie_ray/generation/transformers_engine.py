@@ -24,6 +24,7 @@ from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, EngineError, Finish, OnChunk, Request, Sampling
 from bioie_ray.generation.keeping import keep_one
 from bioie_ray.generation.kv_cache import can_share_prefix, joined, joined_masks, new_cache, repeated, shortest_window
+from bioie_ray.generation.packed_linear import pack_linears
 from bioie_ray.generation.sampler import choose, uniform
 from bioie_ray.prompting.answers import find_list
 from bioie_ray.prompting.tokenizer import load_tokenizer
@@ -228,7 +229,9 @@ def _load_model(model: str, adapter: str | None, dtype: str, device: str) -> Any
         raise EngineError(f"{model} cannot be loaded as a causal language model: {first_line(error)}") from None
     if adapter is not None:
         loaded = _with_adapter(loaded, adapter)
-    return loaded.to(device).eval()
+    loaded = loaded.to(device).eval()
+    pack_linears(loaded)
+    return loaded
 
 
 def _with_adapter(model: Any, adapter: str) -> Any:
