@@ -49,9 +49,11 @@ def pack_linears(model: Any) -> int:
         and child.weight.dtype == torch.float32
         and child.weight.device.type == "cpu"
     ]
-    for parent, name, child in found:
+    num_packed = len(found)
+    while found:  # and not a loop over it: each layer's own weights go before the next one's are packed
+        parent, name, child = found.pop()
         setattr(parent, name, PackedLinear(child))
-    return len(found)
+    return num_packed
 
 
 def can_pack() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,23 @@ def test_what_shares_its_weights_with_the_embedding_stays() -> None:
     assert isinstance(model.inner[0], PackedLinear)
     assert [name for name, _ in model.named_parameters()] == ["embedding.weight"]  # nothing is held twice
     assert pack_linears(Tied(torch.bfloat16)) == 0
+
+
+def test_a_layers_own_weights_go_before_the_next_are_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a large model would for a moment need twice its memory."""
+    model = Tied()
+    model.inner = nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)])
+    alive = [weakref.ref(layer.weight) for layer in model.inner]
+    num_alive: list[int] = []
+
+    class Watched(PackedLinear):
+        def __init__(self, linear: nn.Linear) -> None:
+            num_alive.append(sum(ref() is not None for ref in alive))
+            super().__init__(linear)
+
+    monkeypatch.setattr("bioie_ray.generation.packed_linear.PackedLinear", Watched)
+    pack_linears(model)
+    assert num_alive == [4, 3, 2, 1]
 
 
 def test_the_engine_packs_its_model(tiny_llm: str) -> None:
