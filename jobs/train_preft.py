@@ -1,6 +1,6 @@
-"""Tune a model on instructions (PreFt, the first stage of DFPO)
+"""Tune a model on instructions: PreFt, the first stage of DFPO, by LoRA, QLoRA or in all weights.
 
-python jobs/train_preft.py --recipe jobs/recipes/ LoRA, QLoRA or all weights, by Ray Train and DeepSpeed.:preft_gemma3_270m.yaml --set store=/tmp/store
+python jobs/train_preft.py --recipe jobs/recipes/preft_gemma3_270m.yaml --set store=/tmp/store
 """
 
 import sys

@@ -203,11 +203,21 @@ class Recipe(Settings):
             asked = set() if self.preferences.path else {"preft"}
         return STAGES[: max((STAGES.index(name) + 1 for name in STAGES if name in asked), default=0)]
 
+    def _training_not_asked(self) -> frozenset[str]:
+        """Sections of training that the model which is asked does not come from: the cells of all their values are one."""
+        stage = self.generate.model.removeprefix(STAGE_PREFIX)
+        if stage not in STAGES or not self.generate.model.startswith(STAGE_PREFIX):
+            return frozenset({"instructions", "train", "preferences", *STAGES})
+        later = frozenset(STAGES[STAGES.index(stage) + 1 :])
+        return later | {"preferences"} if stage == "preft" else later
+
     def name_of(self, kind: str) -> str:
         """The name of this cell's output of a kind: `name` less the labels of what that output does not depend on."""
         without = _NOT_IN_NAME.get(kind, frozenset())
         if kind != "selections" and self.prompt.num_examples == 0:
             without |= _EXAMPLES_ONLY
+        if kind in {"prompts", "generations", "dmcr", "scores"}:
+            without |= self._training_not_asked()
         if kind in {"records", "instructions", *STAGES, "preferences"} and self._trains_once_for_all_tasks(kind):
             without |= {"task"}
         base = self.name.removesuffix("".join(f"-{label}" for label in self.labels.values()))

@@ -16,6 +16,8 @@ from render_builders import DEMO, GPU, IMAGE, QUEUED, ROOT, Json, containers, de
 from bioie_ray import __version__
 from bioie_ray.cluster.raycluster import render_raycluster
 from bioie_ray.cluster.rayjob import read_recipe_text, render_raycronjob, render_rayjob
+from bioie_ray.cluster.resources import ResourceError
+from bioie_ray.config.recipe import load_recipe
 
 MANIFESTS = manifests()
 
@@ -69,6 +71,25 @@ def test_every_variant_is_valid_and_loses_no_field(overrides: list[str]) -> None
     if recipe.cluster.kube.profile == "elastic":
         assert problems(render_raycluster(recipe.cluster.kube, image=IMAGE)) == []
         assert problems(render_raycronjob(recipe, image=IMAGE, schedule="@daily")) == []
+
+
+def test_the_method_of_its_authors_is_a_job_for_gpus() -> None:
+    path = ROOT / "jobs/recipes/dfpo_gemma2_9b.yaml"
+    recipe = load_recipe(path)
+    manifest = render_rayjob(recipe, image=IMAGE)
+    assert problems(manifest) == []
+    (group,) = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (group["minReplicas"], group["maxReplicas"]) == (0, 1)
+    container = next(found for found in group["template"]["spec"]["containers"] if found["name"] == "ray-worker")
+    assert int(container["resources"]["limits"]["nvidia.com/gpu"]) == recipe.cluster.ranks == 4
+    assert {"NCCL_DEBUG", "TORCH_NCCL_ASYNC_ERROR_HANDLING"} <= {variable["name"] for variable in container["env"]}
+    assert any(volume["mountPath"] == "/dev/shm" for volume in container["volumeMounts"])
+    queued = load_recipe(path, ["cluster.kube.profile=queued", "cluster.kube.queue=bioie"])
+    manifest = render_rayjob(queued, image=IMAGE)
+    assert problems(manifest) == []
+    assert manifest["spec"]["suspend"] is True, "Kueue admits head and ranks as one"
+    with pytest.raises(ResourceError, match=r"cluster\.ranks=8 .* hold 4 of 2 CPUs; raise max_replicas"):
+        render_rayjob(load_recipe(path, ["cluster.ranks=8"]), image=IMAGE)
 
 
 def test_the_schema_refuses_what_the_server_would_drop() -> None:

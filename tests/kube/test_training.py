@@ -26,7 +26,7 @@ TRAINING: dict[str, Any] = {
     "task": "biorelex",
     "instructions": {"sources": [{"kind": "tasks", "tasks": ["biorelex"]}]},
     "train": {"base_model": MODEL, "threads": 1, "checkpoint_every_steps": 2},
-    "preft": {**STAGE, "max_steps": 10},
+    "preft": {**STAGE, "epochs": 10, "max_steps": 10},
     "preferences": {"samples": 1, "max_new_tokens": 16, "max_documents": 6},
     "dpop": {**STAGE, "epochs": 1, "batch_size": 2, "max_steps": 2},
     "postft": {**STAGE, "max_steps": 2},
