@@ -24,4 +24,4 @@ fi
 .venv/bin/mypy
 .venv/bin/lint-imports
 if [[ -n ${s3_server:-} ]]; then wait "$s3_server" || true; fi
-.venv/bin/python -m pytest "${marks[@]}" --cov --cov-report=term "$@"
+.venv/bin/python -m pytest "${marks[@]}" --cov --cov-report=term --durations=40 --durations-min=5 "$@"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kube_access import Cluster
     from pod_store import PodStore
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1_800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1_800), pytest.mark.usefixtures("suite")]
 
 # Three short answers, all of them converted: what is tested is where the models run, not what they say.
 ASKING: dict[str, Any] = {
