@@ -158,7 +158,10 @@ class TrainSettings(Settings):
     template: str = Field(
         default="auto", description="chat template: auto (the model's own, else `plain`), plain (instruction and response), or a Jinja file"
     )
-    dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of weights and matrix products; adapters stay float32")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of weights and matrix products; adapters stay float32 (bfloat16 on 4-bit weights, as QLoRA's paper has it)",
+    )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         default="auto", description="auto: eager for Gemma 2 (soft-capped logits), else sdpa"
     )
@@ -190,6 +193,10 @@ class TrainSettings(Settings):
             raise ValueError(f"train.offload={self.offload} needs DeepSpeed ZeRO; set train.zero_stage=2 (or 3 for offload=all)")
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError("train.offload=all moves parameters too, which only ZeRO 3 can; set train.zero_stage=3, or offload=optimizer")
+        if self.score_every_steps is not None and self.zero_stage == 3:
+            raise ValueError(
+                "train.score_every_steps asks a whole model, and with train.zero_stage=3 no rank has one; set zero_stage=2, or leave it out"
+            )
         if self.patience is not None and self.score_every_steps is None:
             raise ValueError("train.patience counts scores; set train.score_every_steps, for example 50")
         return self

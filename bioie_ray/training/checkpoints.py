@@ -65,12 +65,14 @@ class CheckpointStore:
             StoreError: no space, no rights, no connection; the checkpoint then does not count.
         """
         files = []
+        listed = f"{self._folder(step)}/_rank-{rank:05d}-of-{num_ranks:05d}.json"
+        self.output.store.delete(listed)  # of a training that was killed while others had not put theirs: its files are replaced now
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             data = path.read_bytes()
             name = path.relative_to(folder).as_posix()
             self.output.store.write(f"{self._folder(step)}/{name}", data)
             files.append({"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-        self.output.store.write(f"{self._folder(step)}/_rank-{rank:05d}-of-{num_ranks:05d}.json", json.dumps(files, indent=1).encode())
+        self.output.store.write(listed, json.dumps(files, indent=1).encode())
 
     def get(self, checkpoint: Checkpoint, folder: Path, rank: int) -> None:
         """Bring the files that a rank needs into a folder: the common ones and its own.

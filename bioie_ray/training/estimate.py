@@ -128,7 +128,11 @@ def describe(
         f"  memory of each of {num_ranks} devices: about {found.total_gib:.1f} GiB ({parts})",
     ]
     if found.steps is None:
-        told = f"at most {num_steps(settings, at_most):,}, fewer once packed" if at_most else f"1,000 sequences are {num_steps(settings, 1_000):,}"
+        told = (
+            f"at most {num_steps(settings, at_most):,}, fewer once packed"
+            if at_most
+            else f"1,000 sequences are {num_steps(settings, 1_000):,}"
+        )
         lines.append(f"  steps: known when the data is tokenised; {told} (batch {settings.batch_size}, {settings.epochs:g} epochs)")
     else:
         lines.append(f"  steps: {found.steps:,} (batch {settings.batch_size}, {settings.epochs:g} epochs)")

@@ -21,10 +21,16 @@ def launch(stage: Stage, cluster: ClusterSettings, say: Callable[[str], None]) -
     Raises:
         TrainingError: it cannot be done; the message says why and what to change.
     """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells at import what it cannot do on a CPU
     if cluster.executor == "inline":
         if cluster.ranks > 1:
             raise TrainingError(
                 f"cluster.executor=inline is one process, and cluster.ranks is {cluster.ranks}; set cluster.ranks=1, or executor=ray"
+            )
+        if stage.train.zero_stage:
+            raise TrainingError(
+                f"train.zero_stage={stage.train.zero_stage} is for ranks, and cluster.executor=inline is one plain process; "
+                "set cluster.executor=ray (with as many cluster.ranks as you like), or train.zero_stage=0"
             )
         from bioie_ray.training.rank import train
 
@@ -67,7 +73,7 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
                 worker_runtime_env={"env_vars": _RANK_ENVIRONMENT | _accelerator(on_gpu=on_gpu)},  # type: ignore[call-arg]
             ),
         )
-        say(f"training {stage.name} on {cluster.ranks} ranks")
+        say(f"starting {cluster.ranks} {'rank' if cluster.ranks == 1 else 'ranks'}")
         try:
             result: Any = trainer.fit()
         except TrainingFailedError as error:

@@ -25,7 +25,13 @@ def load_base(folder: Path, settings: StageSettings, train: TrainSettings) -> An
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(folder, train.attention)}
     if settings.method == "qlora":
         options["quantization_config"] = four_bits(train)
-    return AutoModelForCausalLM.from_pretrained(str(folder), **options)
+    model = AutoModelForCausalLM.from_pretrained(str(folder), **options)
+    for module in model.modules():
+        # On some CPUs bitsandbytes rearranges 4-bit weights the first time they are used in `eval`: for good, with other numbers, and
+        # without gradients from then on.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment] # a plain attribute of bitsandbytes
+    return model
 
 
 def attention(folder: Path, wanted: str) -> str:

@@ -115,9 +115,22 @@ class ScoreCallback(TrainerCallback):
             if self._best is None or f1 > self._best[1]:
                 self._best = (step, f1)
                 self._keep_best(step, f1)
-            ends = self._patience is not None and step - self._best[0] >= self._patience * self._every
+            ends = _is_enough(step, self._best[0], self._every, self._patience)
         if self._agree(ends):
             control.should_training_stop = True
+
+
+def had_ended(history: list[dict[str, Any]], step: int, every: int, patience: int | None) -> bool:
+    """Whether a training whose checkpoint of ``step`` has this history was ended there by its scores: it must not go on from it."""
+    scores = [(entry["step"], entry["dev_f1"]) for entry in history if "dev_f1" in entry]
+    if not scores or scores[-1][0] != step:
+        return False
+    best = max(f1 for _, f1 in scores)
+    return _is_enough(step, next(at for at, f1 in scores if f1 == best), every, patience)
+
+
+def _is_enough(step: int, best_step: int, every: int, patience: int | None) -> bool:
+    return patience is not None and step - best_step >= patience * every
 
 
 def to_jsonl(history: list[dict[str, Any]]) -> bytes:

@@ -24,7 +24,7 @@ from bioie_ray.training.checkpoints import CheckpointStore, Uploader
 from bioie_ray.training.flops import flops_per_token
 from bioie_ray.training.loading import adapter_config, load_base
 from bioie_ray.training.order import stream
-from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCallback, ScoreCallback, TokensCallback, to_jsonl
+from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCallback, ScoreCallback, TokensCallback, had_ended, to_jsonl
 from bioie_ray.training.results import Best, finish
 from bioie_ray.training.scoring import score
 from bioie_ray.training.stage import Stage, TrainingError, ids_of, token_rows
@@ -57,6 +57,7 @@ def train(stage: Stage) -> None:
     torch.set_num_threads(stage.train.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # every new tensor would be written twice
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -67,7 +68,7 @@ def train(stage: Stage) -> None:
         folder = Path(scratch)
         checkpoints = CheckpointStore(stage.output)
         resume = _restore(checkpoints, folder / "resume", place, stage)
-        trainer = _trainer(stage, table, folder, place, on_gpu=on_gpu)
+        trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
         uploader = Uploader(checkpoints, place.rank, place.num_ranks, stage.train.keep_checkpoints)
         trainer.add_callback(CheckpointCallback(uploader, folder))
         best = Best(stage.output)
@@ -118,12 +119,14 @@ def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: St
     return folder
 
 
-def _trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, *, on_gpu: bool) -> Any:
+def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, resume: Path | None = None, *, on_gpu: bool) -> Any:
+    """TRL's trainer for a stage, ready to train; what it writes goes to ``folder``."""
     from datasets import Dataset
 
     args = arguments(
         stage, folder, table.num_rows, place.num_ranks, on_gpu=on_gpu
     )  # before the model: DeepSpeed's ZeRO 3 loads it in parts
+    args.max_steps = _last_step(resume, stage, args.max_steps)
     base = stage.base.folder()
     chat = load_chat_tokenizer(str(base), stage.train.template)
     tokenizer = chat.tokenizer
@@ -146,6 +149,15 @@ def _trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, *, on_gp
     trainer.name_rows = lambda rows: ids_of(table, rows)
     trainer.stage = stage.name
     return trainer
+
+
+def _last_step(resume: Path | None, stage: Stage, planned: int) -> int:
+    """Of a training that scores had ended when it was killed: the step it was at, so that nothing is left to do."""
+    if resume is None or stage.train.score_every_steps is None:
+        return planned
+    state = json.loads((resume / "trainer_state.json").read_bytes())
+    step = int(state["global_step"])
+    return step if had_ended(state["log_history"], step, stage.train.score_every_steps, stage.train.patience) else planned
 
 
 def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path) -> None:

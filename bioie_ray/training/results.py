@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from bioie_ray.training.tokens import load_chat_tokenizer
 
 UNIT = "training"
 SUMMARY = "training.json"
+TENSORBOARD = "tensorboard/events.out.tfevents.0.training"
 _BEST = "_best"
 _TRACE = pa.schema([("step", pa.int32()), ("metric", pa.string()), ("value", pa.float64())])
 _WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
@@ -88,7 +90,7 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[
     else:
         dtype = torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
         summary["merged"] = asdict(merge(base, trained, target, dtype, tokenizer, probe_of(table)))
-        files += [output.put_file(f"adapter/{name}", (trained / name).read_bytes()) for name in _WEIGHTS]
+        files += [output.put_file(f"adapter/{name}", _as_ever(trained / name)) for name in _WEIGHTS]
     about = {
         "name": output.key,
         "stage": stage.name,
@@ -104,8 +106,29 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[
         for path in sorted(path for path in target.rglob("*") if path.is_file())
     ]
     rows = trace(history)
+    output.store.write(f"{output.key}/{TENSORBOARD}", tensorboard_events(rows, last.parent / "tensorboard"))
     output.put_file(SUMMARY, json.dumps({**summary, "files": files}, indent=1).encode())
     output.commit(UNIT, pa.Table.from_pylist(rows, schema=_TRACE), {"steps": steps, "records": summary["records"], "rows": table.num_rows})
+
+
+def _as_ever(path: Path) -> bytes:
+    """A file of an adapter. PEFT writes the names of modules from a set, in another order in each process; here they are sorted."""
+    if path.suffix != ".json":
+        return path.read_bytes()
+    config = json.loads(path.read_bytes())
+    if isinstance(config.get("target_modules"), list):
+        config["target_modules"] = sorted(config["target_modules"])
+    return json.dumps(config, indent=2, sort_keys=True).encode()
+
+
+def tensorboard_events(rows: Sequence[Mapping[str, Any]], folder: Path) -> bytes:
+    """The numbers of every step as TensorBoard reads them. No file of the record's: it holds the time at which it was written."""
+    from tensorboardX import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+        for row in rows:
+            writer.add_scalar(row["metric"], row["value"], row["step"])
+    return next(folder.glob("events.out.tfevents.*")).read_bytes()
 
 
 def trace(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

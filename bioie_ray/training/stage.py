@@ -61,7 +61,10 @@ def token_rows(tokens: Output, reference: Output | None = None) -> pa.Table:
     table = pa.concat_tables([tokens.read_shard(shard) for shard in shards]).combine_chunks()
     if reference is not None:
         numbers = pa.concat_tables([reference.read_shard(shard) for shard in shards]).combine_chunks()
-        assert table["id"].equals(numbers["id"]), "the reference was computed for these pairs"
+        if not table["id"].equals(numbers["id"]):
+            raise TrainingError(
+                f"{reference.location} holds the numbers of other pairs than {tokens.location}; make both again under a new version"
+            )
         for name in ("ref_chosen_logps", "ref_rejected_logps"):
             table = table.append_column(name, numbers[name])
     return table.append_column("row", pa.array(range(table.num_rows), pa.int64()))

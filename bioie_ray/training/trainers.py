@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class _Guarded:
             about = ", ".join(self.name_rows(rows.tolist())[:10])
             raise TrainingError(
                 f"the loss is {float(loss)} at step {state.global_step + 1} of {state.max_steps}, in the batch of {about}; the last checkpoint is whole. "
-                f"Set {self.stage}.learning_rate lower, or train.dtype=float32, or look at these records; then run again"
+                f"Look at these records; set {self.stage}.learning_rate lower or train.dtype=float32, and give that another version (--set version=...)"
             )
         return loss
 
@@ -47,9 +48,11 @@ def arguments(stage: Stage, folder: Path, num_rows: int, num_ranks: int, *, on_g
     """TRL's arguments for a stage; its output folder is scratch, of one rank alone.
 
     Raises:
-        TrainingError: the batch does not come out even over the ranks.
+        TrainingError: the batch does not come out even over the ranks, or Liger's kernels are asked for and not there.
     """
     settings, train = stage.settings, stage.train
+    if train.liger and find_spec("liger_kernel") is None:
+        raise TrainingError("train.liger=true needs Liger's kernels, for GPUs: pip install liger-kernel, or set train.liger=false")
     steps = num_steps(settings, num_rows)
     common: dict[str, Any] = {
         "output_dir": str(folder),

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,10 @@ def conversations(num: int) -> list[dict[str, Any]]:
     """Every third has two turns."""
     records = []
     for number in range(num):
-        turns = [{"role": "user", "content": f"List {number}: {'ab' * (number % 5)}"}, {"role": "assistant", "content": json.dumps([f"a{number}"])}]
+        turns = [
+            {"role": "user", "content": f"List {number}: {'ab' * (number % 5)}"},
+            {"role": "assistant", "content": json.dumps([f"a{number}"])},
+        ]
         if number % 3 == 0:
             turns += [{"role": "user", "content": "again"}, {"role": "assistant", "content": "[]"}]
         records.append({"id": f"d{number}", "messages": json.dumps(turns)})
@@ -78,7 +84,9 @@ def dpop_settings(**changes: Any) -> DpopSettings:
     )
 
 
-def sft_stage(store: Path, model: Path, settings: SftSettings | None = None, train: TrainSettings = TRAIN, num: int = 24, **changes: Any) -> Stage:
+def sft_stage(
+    store: Path, model: Path, settings: SftSettings | None = None, train: TrainSettings = TRAIN, num: int = 24, **changes: Any
+) -> Stage:
     settings = settings or sft_settings()
     table, _ = sft_rows(conversations(num), load_chat_tokenizer(str(model), train.template), settings)
     output = Output(StoreAddress(str(store)), "models-preft/m@1", {"kind": "models-preft"})
@@ -123,5 +131,48 @@ def dpop_stage(store: Path, model: Path, settings: DpopSettings | None = None, t
 def bytes_of(output: Output) -> dict[str, bytes]:
     """What a training promises to make the same: adapter, model, numbers, shard."""
     names = [key.removeprefix(f"{output.key}/") for key in output.store.keys(output.key)]
-    kept = [name for name in names if name.startswith(("adapter/", "model/")) or name in {"metrics.jsonl", "training.json", "training.parquet"}]
+    kept = [
+        name for name in names if name.startswith(("adapter/", "model/")) or name in {"metrics.jsonl", "training.json", "training.parquet"}
+    ]
     return {name: output.store.read(f"{output.key}/{name}") for name in kept}
+
+
+def metrics(output: Output) -> list[dict[str, Any]]:
+    """The numbers of every step."""
+    return [json.loads(line) for line in output.store.read(f"{output.key}/metrics.jsonl").splitlines()]
+
+
+def losses(output: Output) -> list[float]:
+    return [entry["loss"] for entry in metrics(output) if "loss" in entry]
+
+
+def summary(output: Output) -> dict[str, Any]:
+    return json.loads(output.store.read(f"{output.key}/training.json"))
+
+
+def exit_code_when_killed(stage: Stage, num_whole: int) -> int | None:
+    """Train in a process that is killed as soon as so many checkpoints are whole, wherever the training is by then.
+
+    The processes are forked from one that has imported everything: imports take longer than these trainings.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bioie_ray.training.rank", "peft"])
+    process = context.Process(target=_train_and_die, args=(stage, num_whole))
+    process.start()
+    process.join(300)
+    return process.exitcode
+
+
+def _train_and_die(stage: Stage, num_whole: int) -> None:
+    from bioie_ray.training.checkpoints import CheckpointStore
+    from bioie_ray.training.rank import train
+
+    put = CheckpointStore.put
+
+    def put_and_die(self: CheckpointStore, folder: Path, step: int, rank: int, num_ranks: int) -> None:
+        put(self, folder, step, rank, num_ranks)
+        if len(self.whole()) >= num_whole:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    CheckpointStore.put = put_and_die  # type: ignore[method-assign]
+    train(stage)

@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from bioie_ray.config.training import ErrorKind
 from bioie_ray.training.preferences.wrongness import Wrong
@@ -64,8 +65,8 @@ class Chooser:
         return self._by_need(kinds)[0]
 
     def _by_need(self, kinds: set[ErrorKind]) -> list[ErrorKind]:
-        """Kinds by how many there are for each that is wanted; of equals in the order of the recipe."""
-        return sorted((kind for kind in self._wanted if kind in kinds), key=lambda kind: self.kinds[kind] / self._wanted[kind])
+        """Kinds by how many there are for each that is wanted; of equals in one fixed order, as the order of a mapping is in no fingerprint."""
+        return sorted((kind for kind in get_args(ErrorKind) if kind in kinds), key=lambda kind: self.kinds[kind] / self._wanted[kind])
 
     def _may_corrupt(self, document: str) -> bool:
         number = int.from_bytes(hashlib.sha256(f"corrupted:{self._seed}:{document}".encode()).digest()[:8], "big")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from bioie_ray.config.training import ErrorKind
-from bioie_ray.corpora.tasks import Answer, forms
+from bioie_ray.corpora.tasks import Answer, answer_key, forms
 from bioie_ray.evaluation.gold_view import GoldView
 from bioie_ray.prompting.answers import format_list
 from bioie_ray.training.preferences.wrongness import Wrong, judge
@@ -33,16 +33,14 @@ def corrupt(view: GoldView, gold: Sequence[Answer], text: str, kind: ErrorKind, 
     """
     for number in range(_TRIES):
         rng = random.Random(hashlib.sha256(f"corruption:{seed}:{kind}:{number}".encode()).digest())  # noqa: S311 - a draw, no secret
-        made = _MAKERS[kind](list(gold), text, rng)
-        if made is None:
-            return None
-        wrong = judge(view, made, max_f1)
+        made = _MAKERS[kind](view, list(gold), text, rng)
+        wrong = None if made is None else judge(view, made, max_f1)
         if wrong is not None and wrong.kind == kind:
             return wrong
     return None
 
 
-def _missed(gold: list[Answer], _text: str, rng: random.Random) -> str | None:
+def _missed(_view: GoldView, gold: list[Answer], _text: str, rng: random.Random) -> str | None:
     """Leave some out: one of a few, up to half of many."""
     if not gold:
         return None
@@ -50,22 +48,23 @@ def _missed(gold: list[Answer], _text: str, rng: random.Random) -> str | None:
     return format_list([answer for number, answer in enumerate(gold) if number not in left_out])
 
 
-def _invented(gold: list[Answer], text: str, rng: random.Random) -> str | None:
+def _invented(view: GoldView, gold: list[Answer], text: str, rng: random.Random) -> str | None:
     """Add something of the text that is no answer: a word, or a pair of forms that belong to none."""
     known = {form.lower() for answer in gold for form in forms(answer)}
     words = sorted({word for word in _WORD.findall(text) if word.lower() not in known})
     if not words:
         return None
-    pairs = bool(gold) and not isinstance(gold[0], str)
-    if pairs:
-        sides = sorted({form for answer in gold for form in forms(answer)})
-        extra: Answer = (rng.choice(sides), rng.choice(words))
-    else:
-        extra = rng.choice(words)
+    extra: Answer = rng.choice(words)
+    if view.task.kind == "re":  # where nothing is related, two words of the text are
+        left = rng.choice(sorted({form for answer in gold for form in forms(answer)}) or words)
+        others = [word for word in words if word.lower() != left.lower()]
+        if not others:
+            return None
+        extra = (left, rng.choice(others))
     return format_list(_inserted(gold, extra, rng))
 
 
-def _boundary(gold: list[Answer], text: str, rng: random.Random) -> str | None:
+def _boundary(_view: GoldView, gold: list[Answer], text: str, rng: random.Random) -> str | None:
     """Make a form longer or shorter by a word of the text."""
     if not gold:
         return None
@@ -91,14 +90,14 @@ def _moved(form: str, text: str, rng: random.Random) -> str | None:
         if before and text[:at].endswith(" "):
             longer.append(f"{before[-1]} {form}")
         if after and text[at + len(form) :].startswith(" "):
-            longer.append(f"{form} {after[0].rstrip('.,;:)')}")
+            longer.append(f"{form} {after[0].rstrip('.,;:)')}".rstrip())
     choices = [choice for choice in [*shorter, *longer] if choice and choice.lower() != form.lower()]
     return rng.choice(choices) if choices else None
 
 
-def _direction(gold: list[Answer], _text: str, rng: random.Random) -> str | None:
-    """Turn a pair round."""
-    pairs = [number for number, answer in enumerate(gold) if not isinstance(answer, str) and answer[0] != answer[1]]
+def _direction(view: GoldView, gold: list[Answer], _text: str, rng: random.Random) -> str | None:
+    """Turn a pair round; one that is gold in both directions stays gold, and is no choice."""
+    pairs = [number for number, answer in enumerate(gold) if not isinstance(answer, str) and answer_key(answer)[::-1] not in view.gold]
     if not pairs:
         return None
     number = rng.choice(pairs)
@@ -107,7 +106,7 @@ def _direction(gold: list[Answer], _text: str, rng: random.Random) -> str | None
     return format_list([*gold[:number], (answer[1], answer[0]), *gold[number + 1 :]])
 
 
-def _malformed(gold: list[Answer], _text: str, rng: random.Random) -> str | None:
+def _malformed(_view: GoldView, gold: list[Answer], _text: str, rng: random.Random) -> str | None:
     """What models write instead of a list: lines, an unfinished list, a sentence."""
     names = [" - ".join(forms(answer)) for answer in gold] or ["none"]
     return rng.choice(
@@ -125,7 +124,7 @@ def _inserted(gold: list[Answer], extra: Answer, rng: random.Random) -> list[Ans
     return [*gold[:at], extra, *gold[at:]]
 
 
-_MAKERS: Final[Mapping[ErrorKind, Callable[[list[Answer], str, random.Random], str | None]]] = {
+_MAKERS: Final[Mapping[ErrorKind, Callable[[GoldView, list[Answer], str, random.Random], str | None]]] = {
     "missed": _missed,
     "invented": _invented,
     "boundary": _boundary,

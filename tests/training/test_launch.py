@@ -1,0 +1,184 @@
+"""Ranks under Ray Train: the same training as in one process, whatever happens to them."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from stages import MODULES, TRAIN, bytes_of, dpop_settings, dpop_stage, losses, metrics, sft_settings, sft_stage
+from tiny_models import save_llama
+
+from bioie_ray.artifacts.output import Output
+from bioie_ray.config.cluster import ClusterSettings
+from bioie_ray.config.training import LoraSettings
+from bioie_ray.training.checkpoints import CheckpointStore
+from bioie_ray.training.launch import launch
+from bioie_ray.training.rank import train
+from bioie_ray.training.stage import Stage, TrainingError
+
+STILL = LoraSettings(r=4, alpha=8, modules=MODULES)  # ranks draw random numbers of their own, so no dropout where they are compared
+# Long enough to be killed in: 300 steps, a checkpoint at every 20th.
+LONG: dict[str, Any] = {"packing": False, "epochs": 100, "learning_rate": 1e-3}
+OFTEN = TRAIN.model_copy(update={"checkpoint_every_steps": 20, "keep_checkpoints": 100})
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_llama(tmp_path_factory.mktemp("launch") / "llama")
+
+
+@pytest.fixture(scope="module")
+def own_ray() -> Iterator[None]:
+    """A local Ray that the first launch starts."""
+    import ray
+
+    ray.shutdown()
+    yield
+    ray.shutdown()
+
+
+def launched(stage: Stage, **cluster: Any) -> Output:
+    said: list[str] = []
+    launch(stage, ClusterSettings(**cluster), said.append)
+    if cluster.get("executor") != "inline":
+        assert said == [f"training {stage.name} on {cluster.get('ranks', 1)} ranks"]
+    return stage.output
+
+
+def nearly(values: list[float]) -> Any:
+    return pytest.approx(values, rel=2e-3)
+
+
+class Killer(threading.Thread):
+    """Kills the rank of a training, once, when so many checkpoints are whole."""
+
+    def __init__(self, checkpoints: CheckpointStore, num_whole: int) -> None:
+        super().__init__(daemon=True)
+        self._checkpoints = checkpoints
+        self._num_whole = num_whole
+        self.killed: list[int] = []
+        self.steps: list[int] = []
+        self.written_at: dict[str, int] = {}
+        self.start()
+
+    def run(self) -> None:
+        while len(self._checkpoints.whole()) < self._num_whole:
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if "RayTrainWorker" in process.name() + " ".join(process.cmdline()):
+                process.send_signal(signal.SIGKILL)
+                self.killed.append(process.pid)
+        self.steps = [each.step for each in self._checkpoints.whole()]
+        self.written_at = list_times(self._checkpoints.output)
+
+
+def list_times(output: Output) -> dict[str, int]:
+    """When each whole checkpoint was put away."""
+    folder = output.address.folder / output.key / "_checkpoints"
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("*/_rank-*.json")}
+
+
+def test_one_process_has_one_rank(llama: Path, tmp_path: Path) -> None:
+    stage = sft_stage(tmp_path, llama)
+    with pytest.raises(
+        TrainingError, match=r"executor=inline is one process, and cluster\.ranks is 2; set cluster\.ranks=1, or executor=ray"
+    ):
+        launched(stage, executor="inline", ranks=2)
+    assert launched(stage, executor="inline").markers()
+
+
+def test_zero_is_for_ranks(llama: Path, tmp_path: Path) -> None:
+    """DeepSpeed would look for MPI, and say that it misses mpi4py."""
+    stage = sft_stage(tmp_path, llama, train=TRAIN.model_copy(update={"zero_stage": 2}))
+    with pytest.raises(TrainingError, match=r"train\.zero_stage=2 is for ranks.*cluster\.executor=ray"):
+        launched(stage, executor="inline")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_rank_under_ray_makes_the_same_bytes_as_one_process(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    plain = sft_stage(tmp_path / "plain", llama)
+    train(plain)
+    assert bytes_of(launched(sft_stage(tmp_path / "ray", llama))) == bytes_of(plain.output)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "dpop"])
+def test_two_ranks_train_as_one_does(own_ray: None, llama: Path, tmp_path: Path, kind: str) -> None:
+    def make(store: Path) -> Stage:
+        if kind == "sft":
+            return sft_stage(store, llama, sft_settings(packing=False, lora=STILL))
+        return dpop_stage(store, llama, dpop_settings(lora=STILL))
+
+    alone, together = make(tmp_path / "alone"), make(tmp_path / "together")
+    train(alone)
+    launched(together, ranks=2)
+    assert losses(together.output) == nearly(losses(alone.output))
+    for name in ("num_tokens", *(("rewards/margins", "logps/chosen") if kind == "dpop" else ())):
+        assert [entry[name] for entry in metrics(together.output)] == pytest.approx(
+            [entry[name] for entry in metrics(alone.output)], rel=5e-3, abs=1e-3
+        )
+    assert {checkpoint.num_ranks for checkpoint in CheckpointStore(together.output).whole()} == {2}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_rank_that_is_killed_comes_back_and_ends_in_the_same_bytes(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    plain, killed = (sft_stage(tmp_path / name, llama, sft_settings(**LONG), OFTEN, num=12) for name in ("plain", "killed"))
+    train(plain)
+    killer = Killer(CheckpointStore(killed.output), num_whole=3)
+    launched(killed)
+    assert len(killer.killed) == 1
+    assert 60 <= killer.steps[-1] < 300
+    now = list_times(killed.output)
+    assert {step: now[step] for step in killer.written_at} == killer.written_at  # it did not begin anew
+    assert bytes_of(killed.output) == bytes_of(plain.output)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_rank_that_is_killed_too_often_is_reported_and_the_same_command_goes_on(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    once = OFTEN.model_copy(update={"max_retries": 0})
+    plain, killed = (sft_stage(tmp_path / name, llama, sft_settings(**LONG), once, num=12) for name in ("plain", "killed"))
+    train(plain)
+    killer = Killer(CheckpointStore(killed.output), num_whole=2)
+    with pytest.raises(TrainingError, match=r"preft failed 1 times, the last time: .*kept in checkpoints.*run the same command again"):
+        launched(killed)
+    assert killer.killed
+    assert not killed.output.markers()
+    launched(killed, executor="inline")
+    now = list_times(killed.output)
+    assert {step: now[step] for step in killer.written_at} == killer.written_at
+    assert bytes_of(killed.output) == bytes_of(plain.output)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_would_fail_again_is_not_tried_again_and_its_text_arrives(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    stage = sft_stage(tmp_path, llama, sft_settings(batch_size=6))
+    with pytest.raises(
+        TrainingError, match=r"^preft\.batch_size is 6, which 2 ranks with preft\.micro_batch_size=2 .*set preft\.batch_size=8"
+    ):
+        launched(stage, ranks=2)
+    assert not stage.output.markers()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_ranks_share_an_optimizer_by_zero_2(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    settings = sft_settings(packing=False, lora=STILL)
+    alone = sft_stage(tmp_path / "alone", llama, settings)
+    train(alone)
+    shared = sft_stage(tmp_path / "shared", llama, settings, TRAIN.model_copy(update={"zero_stage": 2, "keep_checkpoints": 100}))
+    launched(shared, ranks=2)
+    assert losses(shared.output) == nearly(losses(alone.output))
+    folder = shared.output.address.folder / shared.output.key / "_checkpoints/step-00000002"
+    shards = [path.name for path in folder.rglob("*zero_pp_rank_*optim_states.pt")]
+    assert len({name.partition("zero_pp_rank_")[2][0] for name in shards}) == 2  # each rank its own
