@@ -26,16 +26,22 @@ class DevQuestions:
     corpora: Mapping[CorpusName, Step]
     instructions: str
 
-    def payload(self) -> dict[str, Any]:
-        """What of them a training depends on."""
+    def payload(self, recipe: Recipe) -> dict[str, Any]:
+        """What of them a training depends on, beside its seed and how many there are: the best weights by these answers are its result."""
         return {
-            "tasks": list(self.tasks),
+            "tasks": {name: list(get_task(name, recipe.nlm_gene_types).types or ()) for name in self.tasks},
+            "dev_share": recipe.select.dev_share,
+            "max_new_tokens": recipe.generate.max_new_tokens,
             "corpora": {name: step.output.fingerprint for name, step in self.corpora.items()},
             "instructions": load_instructions(self.instructions).digest,
         }
 
     def plan(self, recipe: Recipe) -> ScoringPlan:
-        """The questions, drawn and written out."""
+        """The questions, drawn and written out.
+
+        Raises:
+            ValueError: a task has no dev document.
+        """
         from bioie_ray.evaluation.gold_view import distinct
         from bioie_ray.training.scoring import Question, ScoringPlan
 
@@ -45,6 +51,10 @@ class DevQuestions:
             task = get_task(name, recipe.nlm_gene_types)
             dev = TaskDocuments(self.corpora[task.corpus].output, ("dev",), recipe.select.dev_share, recipe.seed)
             documents = [document for shard in dev.shards() for document in dev.read(shard).documents]
+            if not documents:
+                raise ValueError(
+                    f"{name} has no dev document to score a model on; set select.dev_share higher, or leave train.score_every_steps out"
+                )
             drawn = sorted(documents, key=lambda document: hashlib.sha256(f"dev:{recipe.seed}:{document.id}".encode()).digest())
             questions += [
                 Question(

@@ -15,7 +15,13 @@ from bioie_ray.pipeline.step import ShardStep, Step, address_of
 from bioie_ray.retrieval.models import ModelSource
 
 FORMAT_VERSION = 1
-_LEFT_OUT = ("too_long", "prompt_too_long", "same_tokens", "refused_by_template")
+# Why a record is left out, and what to do about it.
+_LEFT_OUT = {
+    "too_long": "set {stage}.max_length higher",
+    "prompt_too_long": "set {stage}.max_prompt_tokens higher",
+    "same_tokens": "take other pairs",
+    "refused_by_template": "take another train.template",
+}
 
 
 @dataclass(frozen=True)
@@ -85,8 +91,9 @@ class TokensStep(ShardStep):
         told = ", ".join(f"{name.replace('_', ' ')}: {num}" for name, num in left_out.items() if num)
         if not any(marker.rows for marker in markers.values()):
             self.output.discard()
+            ways_out = [advice.format(stage=self.stage) for name, advice in _LEFT_OUT.items() if left_out[name]]
             raise ValueError(
-                f"{self.what}: no record is left to train on ({told or 'there were none'}); set {self.stage}.max_length higher, or take other data"
+                f"{self.what}: no record is left to train on ({told or 'there were none'}); {', or '.join([*ways_out, 'take other data'])}"
             )
         return {"stage": self.stage, "left_out": left_out, **({"warnings": [f"left out: {told}"]} if told else {})}
 

@@ -61,7 +61,7 @@ class TrainStage:
             "base_model": self.base.fingerprint(),
             "tokens": self.tokens.output.fingerprint,
             "reference": self.reference.output.fingerprint if self.reference else None,
-            "dev": self.dev.payload() if self.dev else None,
+            "dev": self.dev.payload(self.recipe) if self.dev else None,
             "seed": self.recipe.seed,
         }
         return Output(address_of(self.recipe), f"models-{self.stage}/{self.recipe.name_of(self.stage)}@{self.recipe.version}", payload)

@@ -1,0 +1,202 @@
+"""All of DFPO in one recipe: from documents to the scores of a tuned model, once, whatever happens on the way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pipeline_builders import make_recipe, planned, record, rows, run, shards
+
+from bioie_ray.artifacts.output import DriftError
+from bioie_ray.pipeline.plan import Planner
+
+STAGE = {
+    "max_length": 2_048,
+    "batch_size": 2,
+    "max_steps": 2,
+    "learning_rate": 1e-3,
+    "lora": {"r": 2, "alpha": 4, "modules": ["q_proj", "v_proj"]},
+}
+BEFORE_DPOP = (
+    "corpora",
+    "records",
+    "instructions",
+    "tokens-preft",
+    "models-preft",
+    "candidates",
+    "preferences",
+    "tokens-dpop",
+    "reference",
+)
+
+
+def chain(tiny_llm: str, **changes: Any) -> dict[str, Any]:
+    """As ``jobs/recipes/dfpo_demo.yaml``, of a model without sense."""
+    models = [{"label": "base", "model": tiny_llm}, *({"label": stage, "model": f"stage:{stage}"} for stage in ("dpop", "postft"))]
+    return {
+        "job": "evaluate",
+        "task": "biorelex",
+        "instructions": {"sources": [{"kind": "tasks", "tasks": ["biorelex"], "max_records": 8}]},
+        "preferences": {"samples": 2, "max_new_tokens": 8, "max_documents": 6},
+        "train": {"base_model": tiny_llm, "checkpoint_every_steps": 1, "threads": 1},
+        "preft": STAGE,
+        "dpop": {**STAGE, "max_prompt_tokens": 1_024},
+        "postft": STAGE,
+        "prompt": {"num_examples": 0, "max_documents": 2},
+        "generate": {"max_new_tokens": 4, "temperature": 0.0, "repeats": 1},
+        "dmcr": {"evaluators": []},
+        "matrix": {"generate": models},
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_llm: str) -> Path:
+    """The store of an undisturbed run."""
+    return run(tmp_path_factory.mktemp("chain"), **chain(tiny_llm))
+
+
+def outputs(store: Path) -> list[Path]:
+    return sorted(path.parent for path in store.glob("*/*/_claim.json"))
+
+
+def times(store: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+
+
+def without(store: Path, copy: Path, kinds: tuple[str, ...]) -> Path:
+    """A copy of some kinds of a store."""
+    for kind in kinds:
+        shutil.copytree(store / kind, copy / kind)
+    return copy
+
+
+@pytest.mark.slow
+def test_every_stage_is_trained_asked_and_scored(done: Path, tiny_llm: str) -> None:
+    assert all((output / "record.json").exists() for output in outputs(done))
+    assert {f"{output.parent.name}/{output.name}" for output in outputs(done)} == {
+        "corpora/embedded_biorelex@1",
+        *(f"{kind}/r@1" for kind in BEFORE_DPOP[1:]),
+        *(f"{kind}/r@1" for kind in ("models-dpop", "tokens-postft", "models-postft")),
+        *(f"{kind}/r-{who}@1" for kind in ("prompts", "generations", "dmcr", "scores") for who in ("base", "dpop", "postft")),
+    }
+    base_models = {stage: record(done / f"models-{stage}/r@1")["base_model"] for stage in ("preft", "dpop", "postft")}
+    assert base_models == {"preft": tiny_llm, "dpop": "stage:preft", "postft": "stage:dpop"}
+    pairs = {row["id"] for row in rows(done / "preferences/r@1")}
+    assert {row["id"] for row in rows(done / "tokens-dpop/r@1")} == {row["id"] for row in rows(done / "reference/r@1")} <= pairs
+    losses = [row["value"] for row in rows(done / "models-dpop/r@1") if row["metric"] == "loss"]
+    assert losses[0] == pytest.approx(0.6931, abs=1e-3)  # both log-ratios are 0 before the first step: -log sigmoid(0)
+    assert len({record(done / f"scores/r-{who}@1")["model"] for who in ("base", "dpop", "postft")}) == 3
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing(done: Path, tiny_llm: str) -> None:
+    before = times(done)
+    run(done.parent, **chain(tiny_llm))
+    assert times(done) == before
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_dpop_trains_goes_on_and_ends_with_the_same_bytes(
+    done: Path, tmp_path: Path, tiny_llm: str, repository: Path
+) -> None:
+    store = without(done, tmp_path / "store", BEFORE_DPOP)
+    kept = times(store)
+    make_recipe(tmp_path, **chain(tiny_llm))
+    job = [sys.executable, str(repository / "jobs/evaluate.py"), "--recipe", str(tmp_path / "recipe.yaml")]
+    process = subprocess.Popen(job, env={**os.environ, "PYTHONPATH": str(repository)}, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list(store.glob("models-dpop/r@1/_checkpoints/*/*")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (store / "models-dpop/r@1/record.json").exists()
+    run(tmp_path, **chain(tiny_llm))
+    assert {path: at for path, at in times(store).items() if path in kept} == kept
+    assert not list(store.glob("models-*/r@1/_checkpoints/*/*"))
+    for output in outputs(done):
+        assert shards(store / output.relative_to(done)) == shards(output), output
+        assert record(store / output.relative_to(done))["fingerprint"] == record(output)["fingerprint"]
+
+
+@pytest.mark.slow
+def test_another_setting_of_dpop_is_drift_of_dpop_and_preft_stays(done: Path, tmp_path: Path, tiny_llm: str) -> None:
+    changed = {**chain(tiny_llm), "job": "train_dpop", "dpop": {**chain(tiny_llm)["dpop"], "beta": 0.2}, "matrix": {}}
+    with pytest.raises(DriftError, match=r"(?s)models-dpop/r@1 exists.*settings\.beta: 0\.4 -> 0\.2"):
+        run(done.parent, **changed)
+    store = without(done, tmp_path / "store", BEFORE_DPOP)
+    before = times(store)
+    run(tmp_path, **changed)
+    assert {path: at for path, at in times(store).items() if path in before} == before
+    assert shards(store / "models-dpop/r@1") != shards(done / "models-dpop/r@1")
+
+
+def test_a_setting_is_in_the_fingerprints_of_its_stage_and_of_what_comes_after(tmp_path: Path, tiny_llm: str) -> None:
+    def prints(section: str, **changes: Any) -> dict[str, str]:
+        settings = chain(tiny_llm)
+        settings |= {section: {**settings[section], **changes}, "store": str(tmp_path / "store")}
+        return {step.output.key: step.output.fingerprint for step in Planner().plan(make_recipe(tmp_path, **settings))}
+
+    def moved(section: str, **changes: Any) -> set[str]:
+        other = prints(section, **changes)
+        assert other.keys() == plain.keys()
+        return {key for key in plain if plain[key] != other[key]}
+
+    run(tmp_path, **{**chain(tiny_llm), "job": "prepare_corpora", "matrix": {}})
+    plain = prints("dpop")
+    asking = {f"{kind}/r-{who}@1" for kind in ("generations", "dmcr", "scores") for who in ("dpop", "postft")}
+    after_dpop = {"models-dpop/r@1", "models-postft/r@1"} | asking
+    pairs = {f"{kind}/r@1" for kind in ("preferences", "tokens-dpop", "reference")}
+    assert moved("dpop", penalty=1.0) - {f"prompts/r-{who}@1" for who in ("dpop", "postft")} == after_dpop
+    assert moved("preferences", pairs_per_document=2) >= after_dpop | pairs
+    assert not moved("preferences", pairs_per_document=2) & {"candidates/r@1", "models-preft/r@1", "scores/r-base@1"}
+    assert moved("preferences", temperature=0.5) >= after_dpop | pairs | {"candidates/r@1"}
+    assert not moved("train", checkpoint_every_steps=3, keep_checkpoints=1)
+
+
+def test_what_dev_answers_depend_on_is_in_the_fingerprint_of_a_stage_that_is_chosen_by_them(tmp_path: Path, tiny_llm: str) -> None:
+    run(tmp_path, **{**chain(tiny_llm), "job": "prepare_corpora", "matrix": {}})
+
+    def preft(score: bool, **changes: Any) -> str:
+        settings = {**chain(tiny_llm), "job": "train_preft", "matrix": {}}
+        settings["train"] = {**settings["train"], "score_every_steps": 1 if score else None}
+        for section, values in changes.items():
+            settings[section] = {**settings.get(section, {}), **values}
+        return Planner().plan(make_recipe(tmp_path, **settings))[-1].output.fingerprint
+
+    assert preft(score=True, generate={"max_new_tokens": 9}) != preft(score=True)
+    assert preft(score=False, generate={"max_new_tokens": 9}) == preft(score=False)
+
+
+def test_a_matrix_over_tasks_whose_tests_are_held_out_trains_once(tmp_path: Path, tiny_llm: str) -> None:
+    tasks = ["biorelex", "bc5cdr_disease"]
+    settings = chain(tiny_llm, matrix={"task": tasks, "generate": chain(tiny_llm)["matrix"]["generate"]})
+    source = {"kind": "tasks", "tasks": tasks}
+    recipe = make_recipe(
+        tmp_path,
+        **{
+            **settings,
+            "instructions": {"held_out": tasks, "sources": [source]},
+            "preferences": {**settings["preferences"], "tasks": tasks},
+        },
+    )
+    for name in tasks:
+        run(tmp_path, job="prepare_corpora", task=name)
+    keys = planned(recipe)
+    for kind in ("instructions", "models-preft", "candidates", "preferences", "models-dpop", "models-postft"):
+        assert [key for key in keys if key.startswith(f"{kind}/")] == [f"{kind}/r@1"]
+    assert sum(key.startswith("scores/") for key in keys) == 6
+    apart = planned(make_recipe(tmp_path, **settings))
+    assert sum(key.startswith("models-dpop/") for key in apart) == 2
+
+
+def test_nobody_asks_about_test_documents_for_pairs(tmp_path: Path, tiny_llm: str) -> None:
+    settings = chain(tiny_llm, preferences={"splits": ["train", "test"]})
+    with pytest.raises(ValueError, match=r"splits.* test: nobody trains on test documents"):
+        run(tmp_path, **settings)
