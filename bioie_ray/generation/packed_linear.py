@@ -1,7 +1,7 @@
 """Linear layers by oneDNN, over weights that are laid out for it once.
 
-torch hands float32 products on a CPU to MKL, which takes AVX2 on processors that are not Intel's: 112 GFLOP/s a core of an EPYC with AVX-512, where
-oneDNN does 260 (330 tokens), and 87 against 216 with the 16 tokens of a step. These are the operators that torch's own compiler puts in the place of linear
+torch hands float32 products on a CPU to MKL, which (by its ``MKL_VERBOSE``) does not see the AVX-512 of processors that are not Intel's: 112 GFLOP/s a
+core of an EPYC, where oneDNN does 260 (330 tokens), and 87 against 216 with the 16 tokens of a step. These are the operators that torch's own compiler puts in the place of linear
 layers; where a version of torch has none, layers stay as they are. Sums are made in another order, so results differ in their last bits.
 """
 
