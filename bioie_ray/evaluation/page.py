@@ -15,6 +15,7 @@ from bioie_ray.evaluation.page_coverage import FOREST_WIDTH, OVERVIEW_WIDTH, ove
 from bioie_ray.evaluation.page_headline import headline
 from bioie_ray.evaluation.page_instructions import instructions_view
 from bioie_ray.evaluation.page_scores import score_view
+from bioie_ray.evaluation.page_training import MIX_WIDTH, preferences_view, stage_views
 
 if TYPE_CHECKING:  # report.py imports this module; only the types come back
     from bioie_ray.evaluation.report import ReportData
@@ -48,6 +49,8 @@ def render(data: ReportData, files: Sequence[str]) -> str:
         overview=overview,
         overview_axis=overview_axis,
         instructions=[instructions_view(summary) for summary in data.instructions],
+        preferences=[preferences_view(summary) for summary in data.preferences],
+        stages=stage_views(data.stages),
         rerankers=[reranker_view(r) for r in data.rerankers],
         style=Markup(style),  # noqa: S704  our own file, no data in it
         script=Markup(script),  # noqa: S704
@@ -56,6 +59,7 @@ def render(data: ReportData, files: Sequence[str]) -> str:
         files=files,
         forest_width=FOREST_WIDTH,
         overview_width=OVERVIEW_WIDTH,
+        mix_width=MIX_WIDTH,
     )
 
 

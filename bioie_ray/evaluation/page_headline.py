@@ -87,5 +87,7 @@ def _of_coverage(data: ReportData, tasks: Sequence[TaskView]) -> str:
     parts = [f"{len(data.corpora)} corp{'ora' if len(data.corpora) > 1 else 'us'} with {documents:,} documents"] if data.corpora else []
     parts += [f"{sum(v.num_texts for v in data.vectors):,} embedded texts"] if data.vectors else []
     parts += [f"{sum(i.num_rows for i in data.instructions):,} conversations to tune on"] if data.instructions else []
+    parts += [f"{sum(p.num_pairs for p in data.preferences):,} preference pairs"] if data.preferences else []
+    parts += [f"{len(data.stages)} trained stage{'s' if len(data.stages) > 1 else ''}"] if data.stages else []
     parts += [f"{len(data.rerankers)} trained reranker{'s' if len(data.rerankers) > 1 else ''}"] if data.rerankers else []
     return ", ".join(parts) + "."

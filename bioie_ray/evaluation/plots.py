@@ -90,6 +90,17 @@ def nice_axis(values: Sequence[float], low: float, high: float, num_ticks: int =
     return Axis(start, stop, low, high, ticks)
 
 
+def signed_axis(values: Sequence[float], low: float, high: float, num_ticks: int = 4) -> Axis:
+    """An axis over values of both signs, between round numbers; 0 is among its ticks."""
+    finite = [v for v in values if math.isfinite(v)]
+    bottom, top = min([0.0, *finite]), max([0.0, *finite])
+    span = top - bottom
+    step = _nice_step((span if span >= _NO_SPAN else 1.0) / num_ticks)
+    first, last = (math.floor(round(bottom / step, 9)), math.ceil(round(top / step, 9)))
+    last = max(last, first + 1)
+    return Axis(first * step, last * step, low, high, tuple(round(i * step, 10) for i in range(first, last + 1)))
+
+
 def mark(interval: Interval, axis: Axis) -> Mark:
     """An interval on a horizontal axis."""
     return Mark(axis.at(interval.mean), axis.at(interval.low), axis.at(interval.high))

@@ -18,8 +18,9 @@ from typing import Literal
 from bioie_ray.evaluation.coverage import CoverageSummary, Interval
 from bioie_ray.evaluation.instruction_results import InstructionsSummary
 from bioie_ray.evaluation.page import render
-from bioie_ray.evaluation.report_csv import coverage_csv, scores_csv
+from bioie_ray.evaluation.report_csv import coverage_csv, scores_csv, training_csv
 from bioie_ray.evaluation.score_results import AnswerView, MissingRun, ScoreResult
+from bioie_ray.evaluation.training_results import PreferencesSummary, StageSummary
 
 Answer = tuple[str, ...]  # one surface form (entity), or an ordered pair of them (relation)
 Role = Literal["selector", "random", "baseline"]
@@ -175,10 +176,15 @@ class ReportData:
     missing: tuple[MissingRun, ...] = ()
     answers: tuple[AnswerView, ...] = ()
     instructions: tuple[InstructionsSummary, ...] = ()
+    preferences: tuple[PreferencesSummary, ...] = ()
+    stages: tuple[StageSummary, ...] = ()
 
 
 def build_report(data: ReportData, out: Path) -> Path:
-    """Write ``out`` (HTML) and, beside it, ``.csv`` (the coverage table), ``.scores.csv`` (the scores, if any) and ``.json`` (all of ``data``).
+    """Write ``out`` (HTML) and, beside it, the same numbers as CSV and JSON.
+
+    ``.csv`` is the coverage table, ``.json`` all of ``data``; where there are any, ``.scores.csv`` has the scores and ``.training.csv`` the numbers
+    of every training step.
 
     Each file is written whole or not at all.
 
@@ -187,14 +193,17 @@ def build_report(data: ReportData, out: Path) -> Path:
     """
     if out.suffix != ".html":
         raise ValueError(f"a report is an HTML file, but --out is {out.name}; name it {out.stem or 'report'}.html")
-    if not (data.scores or data.results or data.corpora or data.vectors or data.instructions or data.rerankers):
+    tuned = data.instructions or data.preferences or data.stages
+    if not (data.scores or data.results or data.corpora or data.vectors or tuned or data.rerankers):
         raise ValueError(
-            "nothing to report: none of the given outputs holds counts, vectors, instructions, a reranker, selections or scores"
+            "nothing to report: none of the given outputs holds counts, vectors, instructions, pairs, a trained model, a reranker, selections or scores"
         )
     _check_sources(data)
     tables = {out.with_suffix(".csv"): coverage_csv(data)} if data.results or not data.scores else {}
     if data.scores:
         tables[out.with_suffix(".scores.csv")] = scores_csv(data.scores)
+    if data.stages:
+        tables[out.with_suffix(".training.csv")] = training_csv(data.stages)
     html = render(data, files=[*(path.name for path in tables), out.with_suffix(".json").name])
     out.parent.mkdir(parents=True, exist_ok=True)
     _write(out.with_suffix(".json"), json.dumps(dataclasses.asdict(data), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
@@ -207,7 +216,7 @@ def build_report(data: ReportData, out: Path) -> Path:
 def _check_sources(data: ReportData) -> None:
     known = {p.source for p in data.provenance}
     used = [s for r in data.results for s in r.sources] + [s.source for s in data.samples]
-    shown = (data.corpora, data.vectors, data.instructions, data.rerankers, data.scores, data.answers)
+    shown = (data.corpora, data.vectors, data.instructions, data.preferences, data.stages, data.rerankers, data.scores, data.answers)
     used += [part.source for parts in shown for part in parts]
     for result in data.results:
         if not result.sources:

@@ -11,6 +11,7 @@ from bioie_ray.evaluation.errors import ERROR_KINDS
 from bioie_ray.evaluation.score_results import ScoreResult, VariantScore
 from bioie_ray.evaluation.statistics import Spread
 from bioie_ray.evaluation.table import SCORINGS
+from bioie_ray.evaluation.training_results import StageSummary
 
 if TYPE_CHECKING:  # report.py imports this module; only the types come back
     from bioie_ray.evaluation.report import ReportData
@@ -53,6 +54,17 @@ def scores_csv(scores: Iterable[ScoreResult]) -> str:
                 rows.append([*first, row.repeat, *single, "", "", *numbers, *[""] * width, *last])
     header = [*run, *spreads, "f1_low", "f1_high", *totals, *others, *compared, *errors]
     return _text([*header, "num_documents", "num_repeats", "num_decisions", "source"], rows)
+
+
+def training_csv(stages: Iterable[StageSummary]) -> str:
+    """Every number of every training step that was logged, one a line."""
+    rows = [
+        [summary.stage, summary.source, summary.seed, step, metric, value]
+        for summary in stages
+        for metric, points in summary.trace.items()
+        for step, value in points
+    ]
+    return _text(["stage", "source", "seed", "step", "metric", "value"], rows)
 
 
 def _run_cells(result: ScoreResult, score: VariantScore, *, corrected: bool) -> list[object]:

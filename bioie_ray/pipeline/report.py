@@ -9,6 +9,7 @@ from typing import Any
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.record import now
+from bioie_ray.config.training import STAGES
 from bioie_ray.evaluation.report import ReportData, build_report
 from bioie_ray.evaluation.score_results import missing_runs
 from bioie_ray.pipeline.locate import locate_all
@@ -17,6 +18,7 @@ from bioie_ray.pipeline.report_instructions import instructions_summary
 from bioie_ray.pipeline.report_parts import corpus_summary, provenance, reranker_summary, vectors_summary
 from bioie_ray.pipeline.report_scores import latest_decisions, read_scores
 from bioie_ray.pipeline.report_selections import BASELINE, Selection, selection_results
+from bioie_ray.pipeline.report_training import preferences_summary, stage_summary
 from bioie_ray.pipeline.report_upstream import with_upstream
 
 
@@ -46,6 +48,8 @@ def make_report(places: Sequence[str], out: Path, *, endpoint: str | None = None
         corpora=tuple(corpus_summary(names(o), r) for o, r in by_kind.get("corpora", [])),
         vectors=tuple(vectors_summary(names(o), o, r) for o, r in by_kind.get("vectors", [])),
         instructions=tuple(instructions_summary(names(o), o, r) for o, r in by_kind.get("instructions", [])),
+        preferences=tuple(preferences_summary(names(o), o, r) for o, r in by_kind.get("preferences", [])),
+        stages=tuple(stage_summary(names(o), o, r) for stage in STAGES for o, r in by_kind.get(f"models-{stage}", [])),
         rerankers=tuple(reranker_summary(names(o), o, r) for o, r in by_kind.get("rerankers", [])),
         provenance=tuple(provenance(names(o), o, r) for o, r in made),
         scores=scores,

@@ -7,10 +7,13 @@ from typing import Any, Final
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.record import input_key
+from bioie_ray.config.training import STAGES
 from bioie_ray.evaluation.coverage import Interval
 from bioie_ray.evaluation.report import CorpusSummary, Provenance, RankingRow, RerankerSummary, SplitCounts, VectorsSummary
 
-_ASKED: Final = ("prompts", "generations", "conversions", "dmcr", "scores")  # their model is the one that is asked
+_TRAINED: Final = tuple(f"models-{stage}" for stage in STAGES)
+# Their model is one that is asked, and no draw of examples has a seed of its own.
+_ASKED: Final = ("prompts", "generations", "conversions", "dmcr", "scores", "candidates", "reference", *_TRAINED)
 
 
 def corpus_summary(source: str, record: Mapping[str, Any]) -> CorpusSummary:
@@ -63,6 +66,8 @@ def provenance(source: str, output: Output, record: Mapping[str, Any]) -> Proven
     models = {}
     if "model" in record:
         models["model" if record["kind"] in _ASKED else "embedder"] = str(record["model"])
+    if record["kind"] in _TRAINED:
+        models["base model"] = str(record["base_model"])
     if "tokenizer" in record:
         models["tokenizer"] = str(record["tokenizer"])
     models |= {f"evaluator {letter}": str(name) for letter, name in zip("ab", record.get("evaluators", ()), strict=False)}

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from bioie_ray.pipeline.locate import locate
 from bioie_ray.pipeline.show_scores import score_table
+from bioie_ray.pipeline.show_training import TRAINED, training_tables
 
 
 def show_output(place: str, *, as_json: bool, endpoint: str | None = None) -> None:
@@ -31,7 +32,7 @@ def show_output(place: str, *, as_json: bool, endpoint: str | None = None) -> No
 
 
 def _tables(record: Mapping[str, Any]) -> list[Table]:
-    tables = []
+    tables = training_tables(record)
     if record["kind"] == "scores":
         tables.append(score_table(record))
     if "splits" in record:
@@ -40,7 +41,7 @@ def _tables(record: Mapping[str, Any]) -> list[Table]:
         for split, counts in record["splits"].items():
             splits.add_row(split, *(f"{counts[column]:,}" for column in columns))
         tables.append(splits)
-    else:
+    elif record["kind"] not in TRAINED:
         counts = Table("count", "")
         for name, value in {**record["counts"], **_selection_counts(record)}.items():
             counts.add_row(name, f"{value:,}")
@@ -53,6 +54,7 @@ def _tables(record: Mapping[str, Any]) -> list[Table]:
         "made by": f"bioie-ray {code['version']}, revision {code['revision'] or 'unknown'}{' with changes' if code['dirty'] else ''}",
         "image": record["image"] or "none",
         "recipe": record["recipe"]["name"],
+        **({"model": record["model"]} if "model" in record else {}),
         "seeds": ", ".join(f"{name} {seed}" for name, seed in record["seeds"].items()),
         "from": "\n".join(f"{i['output']} ({i['fingerprint'][:12]})" for i in record["inputs"]) or "its source",
         "finished": f"{timings['finished']} after {timings['wall_s']} s",
