@@ -18,6 +18,12 @@ ErrorKind = Literal["missed", "invented", "boundary", "direction", "malformed"]
 _KINDS: dict[ErrorKind, float] = {"missed": 1.0, "invented": 1.0, "boundary": 1.0, "direction": 1.0, "malformed": 0.25}
 
 
+def _check_no_tests(splits: tuple[Split, ...]) -> None:
+    tests = [split for split in splits if split.startswith("test")]
+    if tests:
+        raise ValueError(f"splits lists {', '.join(tests)}: nobody trains on test documents; take train and dev")
+
+
 class SourceSettings(Settings):
     """Where conversations come from: the recipe's own corpora, or files in a published form."""
 
@@ -39,9 +45,7 @@ class SourceSettings(Settings):
             raise ValueError(f"a source of kind {self.kind} needs its path: a file, a folder or a hub id")
         if self.kind == "tasks" and self.path is not None:
             raise ValueError("a source of kind tasks is made from the recipe's corpora (--set source=DIR); leave its path out")
-        tests = [split for split in self.splits if split.startswith("test")]
-        if tests:
-            raise ValueError(f"splits lists {', '.join(tests)}: nobody trains on test documents; take train and dev")
+        _check_no_tests(self.splits)
         return self
 
 
@@ -103,6 +107,7 @@ class PreferenceSettings(Settings):
     def _wants_something(self) -> Self:
         if not any(self.kinds.values()) or min(self.kinds.values(), default=0.0) < 0:
             raise ValueError("preferences.kinds must want at least one kind of error, and none less than 0; for example {missed: 1}")
+        _check_no_tests(self.splits)
         return self
 
 

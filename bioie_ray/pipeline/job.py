@@ -62,8 +62,10 @@ def run_recipe(recipe: Recipe, job: JobName | None = None, *, dry_run: bool = Fa
     if dry_run:
         _say_what_is_done(recipe, job)
         return
+    from bioie_ray.pipeline.evaluate import EvaluateStep
     from bioie_ray.pipeline.plan import Planner
     from bioie_ray.pipeline.run import run_plan
+    from bioie_ray.pipeline.show_scores import score_lines
     from bioie_ray.pipeline.step import address_of
 
     address = address_of(recipe)
@@ -73,6 +75,8 @@ def run_recipe(recipe: Recipe, job: JobName | None = None, *, dry_run: bool = Fa
             progress = Progress(verbose=verbose)
             progress.line(_first_line(recipe, job, address.url, len(steps)))
             run_plan(steps, progress, attempt=attempt)
+            for line in score_lines([(step.output.key, step.output.record()) for step in steps if isinstance(step, EvaluateStep)]):
+                progress.line(line)
     except _ToldToEndError:
         sys.stdout.flush()
         sys.stderr.flush()

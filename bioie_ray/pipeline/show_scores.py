@@ -1,14 +1,32 @@
-"""The scores of a run as ``bioie show`` prints them."""
+"""The scores of a run as ``bioie show`` prints them, and those of all runs of a recipe as ``bioie run`` ends with them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from rich.table import Table
 
 from bioie_ray.evaluation.score_results import VariantScore, summary_variants
 from bioie_ray.evaluation.statistics import Spread
+
+_MOST_OUTPUTS: Final = 20  # of a grid of thousands, the report is what one looks at
+
+
+def score_lines(scores: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """A plain table of (key, record) of finished scores: means over the repeats in percent, malformed answers of all repeats together."""
+    if not scores:
+        return []
+    shown = scores[:_MOST_OUTPUTS]
+    width = max(len("mean over repeats, %"), *(len(key) for key, _ in shown))
+    lines = [f"{'mean over repeats, %':{width}}  {'':9}  precision  recall     f1  malformed"]
+    for key, record in shown:
+        for place, (variant, score) in enumerate(summary_variants(record["summary"]).items()):
+            precision, recall, f1 = (f"{100 * spread.mean:.1f}" for spread in (score.precision, score.recall, score.f1))
+            lines.append(f"{'' if place else key:{width}}  {variant:9}  {precision:>9}  {recall:>6}  {f1:>5}  {score.malformed:>9,}")
+    if len(scores) > len(shown):
+        lines.append(f"and {len(scores) - len(shown):,} more outputs; bioie report shows all")
+    return lines
 
 
 def score_table(record: Mapping[str, Any]) -> Table:

@@ -8,6 +8,7 @@ from scored_store import Run, write_scores
 from typer.testing import CliRunner
 
 from bioie_ray.cli import app
+from bioie_ray.pipeline.show_scores import score_lines
 
 
 def test_show_prints_scores_by_repeat_and_their_mean(tmp_path: Path) -> None:
@@ -45,3 +46,26 @@ def test_json_has_precision_recall_f1_and_malformed_of_each_repeat(tmp_path: Pat
             True,
             True,
         ]
+
+
+def test_lines_of_several_runs_are_a_plain_table(tmp_path: Path) -> None:
+    runs = [Run("biorelex", "zero-shot", 0, 0.5, repeats=2), Run("biorelex", "ders", 1, 0.7, repeats=2)]
+    store = write_scores(tmp_path, runs)
+    found = [(f"scores/{one.key}@1", record(store / f"scores/{one.key}@1")) for one in runs]
+    header, *lines = score_lines(found)
+    assert header.split()[-4:] == ["precision", "recall", "f1", "malformed"]
+    assert len({len(line) for line in (header, *lines)}) == 1
+    assert [line.split()[0] for line in lines[::3]] == [key for key, _ in found]
+    for number, (_, told) in enumerate(found):
+        for line, (variant, score) in zip(lines[3 * number :], told["summary"]["variants"].items(), strict=False):
+            means = [f"{100 * score[name]['mean']:.1f}" for name in ("precision", "recall", "f1")]
+            assert line.split()[-5:] == [variant, *means, str(score["malformed"])]
+
+
+def test_lines_of_a_grid_end_with_how_many_more_there_are(tmp_path: Path) -> None:
+    one = Run("biorelex", "zero-shot", 0, 0.5, repeats=1)
+    told = record(write_scores(tmp_path, [one]) / f"scores/{one.key}@1")
+    lines = score_lines([(f"scores/{n}@1", told) for n in range(23)])
+    assert len(lines) == 1 + 3 * 20 + 1
+    assert lines[-1].startswith("and 3 more outputs")
+    assert score_lines([]) == []

@@ -15,6 +15,7 @@ import pytest
 from pipeline_builders import make_recipe, planned, record, rows, run, shards
 
 from bioie_ray.artifacts.output import DriftError
+from bioie_ray.config.recipe import RecipeError
 from bioie_ray.pipeline.plan import Planner
 
 STAGE = {
@@ -97,10 +98,13 @@ def test_every_stage_is_trained_asked_and_scored(done: Path, tiny_llm: str) -> N
 
 
 @pytest.mark.slow
-def test_a_second_run_does_nothing(done: Path, tiny_llm: str) -> None:
+def test_a_second_run_does_nothing_and_tells_the_scores_again(done: Path, tiny_llm: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = times(done)
     run(done.parent, **chain(tiny_llm))
     assert times(done) == before
+    *_, header, line = (line for line in capsys.readouterr().err.splitlines() if "precision" in line or line.startswith("scores/r-base@1"))
+    assert header.split()[-4:] == ["precision", "recall", "f1", "malformed"]
+    assert line.split()[:2] == ["scores/r-base@1", "raw"]
 
 
 @pytest.mark.slow
@@ -112,14 +116,14 @@ def test_a_run_killed_while_dpop_trains_goes_on_and_ends_with_the_same_bytes(
     make_recipe(tmp_path, **chain(tiny_llm))
     job = [sys.executable, str(repository / "jobs/evaluate.py"), "--recipe", str(tmp_path / "recipe.yaml")]
     process = subprocess.Popen(job, env={**os.environ, "PYTHONPATH": str(repository)}, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list(store.glob("models-dpop/r@1/_checkpoints/*/*")):
+    while process.poll() is None and not list(store.glob("models-dpop/r@1/_checkpoints/*/[!.]*")):
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (store / "models-dpop/r@1/record.json").exists()
     run(tmp_path, **chain(tiny_llm))
     assert {path: at for path, at in times(store).items() if path in kept} == kept
-    assert not list(store.glob("models-*/r@1/_checkpoints/*/*"))
+    assert not list(store.glob("models-*/r@1/_checkpoints/*/[!.]*"))
     for output in outputs(done):
         assert shards(store / output.relative_to(done)) == shards(output), output
         assert record(store / output.relative_to(done))["fingerprint"] == record(output)["fingerprint"]
@@ -197,6 +201,5 @@ def test_a_matrix_over_tasks_whose_tests_are_held_out_trains_once(tmp_path: Path
 
 
 def test_nobody_asks_about_test_documents_for_pairs(tmp_path: Path, tiny_llm: str) -> None:
-    settings = chain(tiny_llm, preferences={"splits": ["train", "test"]})
-    with pytest.raises(ValueError, match=r"splits.* test: nobody trains on test documents"):
-        run(tmp_path, **settings)
+    with pytest.raises(RecipeError, match=r"preferences: splits lists test: nobody trains on test documents"):
+        make_recipe(tmp_path, **chain(tiny_llm, preferences={"splits": ["train", "test"]}))
