@@ -54,6 +54,7 @@ def test_each_stage_has_its_parameters_results_and_plots(tmp_path: Path) -> None
         assert page.count(f"<h4>{title}</h4>") == number
     assert page.count('<polyline class="way"') == 2 + 1 + 3
     assert "2 trained stages" in page
+    assert [(made["models"], made["seeds"]) for made in told["provenance"]] == [({"base model": "offline:some"}, [0])] * 2
 
 
 def test_runs_of_one_stage_share_its_plots_and_its_table(tmp_path: Path) -> None:

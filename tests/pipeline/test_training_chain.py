@@ -17,6 +17,7 @@ from pipeline_builders import make_recipe, planned, record, rows, run, shards
 from bioie_ray.artifacts.output import DriftError
 from bioie_ray.config.recipe import RecipeError
 from bioie_ray.pipeline.plan import Planner
+from bioie_ray.pipeline.train_stage import TrainStage
 
 STAGE = {
     "max_length": 2_048,
@@ -176,6 +177,18 @@ def test_what_dev_answers_depend_on_is_in_the_fingerprint_of_a_stage_that_is_cho
 
     assert preft(score=True, generate={"max_new_tokens": 9}) != preft(score=True)
     assert preft(score=False, generate={"max_new_tokens": 9}) == preft(score=False)
+
+
+def test_a_task_without_dev_documents_is_an_error_that_says_what_to_set(tmp_path: Path, tiny_llm: str) -> None:
+    settings = {**chain(tiny_llm), "job": "train_preft", "matrix": {}, "select": {"dev_share": 0.01}}
+    settings["train"] = {**settings["train"], "score_every_steps": 1}
+    recipe = make_recipe(tmp_path, **settings)
+    run(tmp_path, **{**settings, "job": "prepare_corpora"})
+    stage = Planner().plan(recipe)[-1]
+    assert isinstance(stage, TrainStage)
+    assert stage.dev is not None
+    with pytest.raises(ValueError, match=r"biorelex has no dev document.*select\.dev_share"):
+        stage.dev.plan(recipe)
 
 
 def test_a_matrix_over_tasks_whose_tests_are_held_out_trains_once(tmp_path: Path, tiny_llm: str) -> None:

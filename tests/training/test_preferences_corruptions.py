@@ -93,3 +93,11 @@ def test_what_is_too_nearly_right_is_not_made() -> None:
     found = document(TEXT, MENTIONS, PAIRS)
     assert corrupted(CID, found, "invented", max_f1=0.7) is None  # one more than two right ones: 0.8
     assert corrupted(CID, found, "invented", max_f1=0.8) is not None
+
+
+def test_a_form_that_cannot_be_moved_does_not_keep_another_from_it() -> None:
+    found = document("anti-nausea, for gastric ulcer in rats", {"nausea": "Disease", "gastric ulcer": "Disease"})
+    for seed in range(20):
+        wrong = corrupted(DISEASE, found, "boundary", seed=str(seed))
+        assert wrong is not None
+        assert '"nausea"' in wrong.text

@@ -65,19 +65,17 @@ def _invented(view: GoldView, gold: list[Answer], text: str, rng: random.Random)
 
 
 def _boundary(_view: GoldView, gold: list[Answer], text: str, rng: random.Random) -> str | None:
-    """Make a form longer or shorter by a word of the text."""
-    if not gold:
-        return None
-    number = rng.randrange(len(gold))
-    answer = gold[number]
-    parts = list(forms(answer))
-    place = rng.randrange(len(parts))
-    moved = _moved(parts[place], text, rng)
-    if moved is None:
-        return None
-    parts[place] = moved
-    changed: Answer = parts[0] if isinstance(answer, str) else (parts[0], parts[1])
-    return format_list([*gold[:number], changed, *gold[number + 1 :]])
+    """Make a form longer or shorter by a word of the text: of those that can be, a drawn one."""
+    places = [(number, place) for number, answer in enumerate(gold) for place in range(len(forms(answer)))]
+    for number, place in rng.sample(places, len(places)):
+        answer = gold[number]
+        parts = list(forms(answer))
+        moved = _moved(parts[place], text, rng)
+        if moved is not None:
+            parts[place] = moved
+            changed: Answer = parts[0] if isinstance(answer, str) else (parts[0], parts[1])
+            return format_list([*gold[:number], changed, *gold[number + 1 :]])
+    return None
 
 
 def _moved(form: str, text: str, rng: random.Random) -> str | None:
