@@ -104,7 +104,10 @@ def test_the_locks_are_of_the_extras_and_hold_every_dependency() -> None:
         for line in (ROOT / "images/requirements/jobs.lock").read_text().splitlines()
         if re.match(r"\w", line)
     }
-    wanted = [*project["dependencies"], *(r for extra in ("select", "generate", "train", "serve") for r in project["optional-dependencies"][extra])]
+    wanted = [
+        *project["dependencies"],
+        *(r for extra in ("select", "generate", "train", "serve") for r in project["optional-dependencies"][extra]),
+    ]
     names = {re.split(r"[\[<>=]", requirement)[0].lower() for requirement in wanted}
     assert names <= {re.sub(r"\[.*", "", name) for name in locked}
 

@@ -56,7 +56,7 @@ def stage_numbers(record: Mapping[str, Any]) -> dict[str, str]:
     told = {
         "steps": f"{record['steps']:,}",
         "records": f"{record['records']:,}",
-        "sequences": f"{record['rows']:,}",
+        "sequences": f"{record['sequences']:,}",
         "ranks": f"{record['ranks']:,}",
         "time": f"{record['timings']['wall_s']:,.0f} s",
     }

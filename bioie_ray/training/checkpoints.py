@@ -108,10 +108,12 @@ class CheckpointStore:
                 self.output.store.delete(f"{self._folder(step)}/{name}")
 
     def drop(self) -> None:
-        """Delete all: the training is done."""
+        """Delete all: the training is done. In a folder that takes along what a kill left of a file under way."""
         self.keep_newest(0)
         for step, name in sorted(self._files(), key=lambda file: not _LIST.match(file[1])):
             self.output.store.delete(f"{self._folder(step)}/{name}")
+        if self.output.address.is_local:
+            shutil.rmtree(self.output.address.folder / self.output.key / FOLDER, ignore_errors=True)
 
     def _folder(self, step: int) -> str:
         return f"{self.output.key}/{FOLDER}/step-{step:08d}"

@@ -79,7 +79,7 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[
     base = stage.base.folder()
     tokenizer = load_chat_tokenizer(str(base), train.template)
     target = last.parent / "merged"
-    summary: dict[str, Any] = {"steps": steps, "records": num_records(table), "rows": table.num_rows}
+    summary: dict[str, Any] = {"steps": steps, "records": num_records(table), "sequences": table.num_rows}
     if chosen is not None:
         summary["best"] = {"step": chosen[0], "dev_f1": chosen[1]}
     files = []
@@ -108,7 +108,9 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[
     rows = trace(history)
     output.store.write(f"{output.key}/{TENSORBOARD}", tensorboard_events(rows, last.parent / "tensorboard"))
     output.put_file(SUMMARY, json.dumps({**summary, "files": files}, indent=1).encode())
-    output.commit(UNIT, pa.Table.from_pylist(rows, schema=_TRACE), {"steps": steps, "records": summary["records"], "rows": table.num_rows})
+    output.commit(
+        UNIT, pa.Table.from_pylist(rows, schema=_TRACE), {"steps": steps, "records": summary["records"], "sequences": table.num_rows}
+    )
 
 
 def _as_ever(path: Path) -> bytes:

@@ -116,10 +116,10 @@ def test_a_stage_leaves_adapter_model_numbers_and_card(name: str, request: pytes
         data = (folder / entry["file"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["bytes"], entry["sha256"])
     steps, num = {"learnt": (150, 4), "preferred": (30, 8)}[name]
-    assert (told["steps"], told["records"], told["rows"]) == (steps, num, num)
+    assert (told["steps"], told["records"], told["sequences"]) == (steps, num, num)
     assert told["merged"]["largest_difference"] <= told["merged"]["tolerance"] == 1e-4
     marker = output.markers()["training"]
-    assert marker.counts == {"steps": steps, "records": num, "rows": num, "quarantined": 0}
+    assert marker.counts == {"steps": steps, "records": num, "sequences": num, "quarantined": 0}
     trace = pq.read_table(folder / "training.parquet").to_pylist()
     assert [row["value"] for row in trace if row["metric"] == "loss"] == losses(output)
     assert [row["step"] for row in trace if row["metric"] == "loss"] == list(range(1, steps + 1))

@@ -74,7 +74,7 @@ def test_packed_and_padded_batches_of_the_same_rows_have_the_same_loss(name: str
     padded = trained(
         tmp_path / "padded", model, num=6, packing=False, batch_size=6, micro_batch_size=2, max_length=512, epochs=1, lora=STILL
     )
-    assert (summary(packed)["rows"], summary(padded)["rows"]) == (1, 6)
+    assert (summary(packed)["sequences"], summary(padded)["sequences"]) == (1, 6)
     first, second = metrics(packed)[0], metrics(padded)[0]
     assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
     assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-3)

@@ -224,3 +224,12 @@ def test_an_error_of_the_uploader_is_raised_at_the_next_checkpoint(checkpoints: 
     with pytest.raises(OSError, match="zz_last"):
         uploader.close()
     assert steps(place) == [2]  # nothing was put after what went wrong
+
+
+def test_what_a_kill_left_of_a_file_under_way_goes_too(tmp_path: Path) -> None:
+    output = Output(StoreAddress(str(tmp_path)), "models-preft/m@1", {})
+    left = tmp_path / "models-preft/m@1/_checkpoints/step-00000002/.tmp-optimizer.pt-1a2b"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    CheckpointStore(output).drop()
+    assert not left.exists()
