@@ -48,7 +48,7 @@ def write_stage(folder: Path, stage: str, name: str = "r", *, seed: int = 0, num
         for metric, values in losses(stage, seed, num_steps).items()
         for step, value in enumerate(values, start=1)
     ]
-    extra: dict[str, Any] = {"stage": stage, "base_model": "offline:some", "ranks": 2, "steps": num_steps, "records": 31, "rows": 11}
+    extra: dict[str, Any] = {"stage": stage, "base_model": "offline:some", "ranks": 2, "steps": num_steps, "records": 31, "sequences": 11}
     extra["merged"] = {"largest_difference": 2.5e-6, "tolerance": 1e-4, "rounding": 0.0}
     if best:
         rows += [{"step": step, "metric": "dev_f1", "value": value} for step, value in ((4, 0.25), (8, 0.125))]
