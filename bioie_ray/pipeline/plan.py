@@ -109,19 +109,18 @@ class Planner:
 
     def instructions(self, recipe: Recipe) -> InstructionsStep:
         """The conversations that a model is tuned on; no test document of the recipe's tasks, or of its sources', is in them."""
-        held_out = recipe.instructions.held_out or (recipe.task,)
-        tasks: list[TaskName] = [*held_out, *(task for source in recipe.instructions.sources for task in source.tasks)]
-        names: tuple[CorpusName, ...] = tuple(sorted({TASKS[task].corpus for task in tasks}))
+        corpora, tasks = self._held_out(recipe), recipe.instructions.held_out or (recipe.task,)
         settings = (recipe.instructions.model_dump_json(), recipe.train.base_model, recipe.train.template, recipe.prompt.instructions)
         others = (recipe.name_of("instructions"), recipe.version, tasks, recipe.seed, recipe.select.dev_share, recipe.nlm_gene_types)
-        key = ("instructions", f"{settings} {others} {[_corpus_key(recipe, name) for name in names]}")
-
-        def make() -> Step:  # a source of gigabytes is hashed for its fingerprint: once, not for every cell
-            return InstructionsStep(recipe, RecordsStep(recipe, {name: self.corpus(recipe, name) for name in names}))
-
-        step = self._once(key, make)
+        # A source of gigabytes is hashed for its fingerprint: once, not for every cell.
+        key = ("instructions", f"{settings} {others} {[_corpus_key(recipe, name) for name in corpora]}")
+        step = self._once(key, lambda: InstructionsStep(recipe, RecordsStep(recipe, corpora)))
         assert isinstance(step, InstructionsStep)
         return step
+
+    def _held_out(self, recipe: Recipe) -> dict[CorpusName, Step]:
+        """The corpora whose test documents nobody trains on: of the tasks held out, and of those that instruction data is made of."""
+        return {name: self.corpus(recipe, name) for name in _held_out_names(recipe)}
 
     def stage(self, recipe: Recipe, name: StageName) -> TrainStage:
         """A training stage, on top of the one before it."""
@@ -146,11 +145,12 @@ class Planner:
         """Pairs of a right and a wrong answer: made by the tuned model, or given."""
         settings = recipe.preferences
         if settings.path is not None:
-            return PreferencesStep(recipe, None)
+            return PreferencesStep(recipe, None, self._held_out(recipe))
         tasks = settings.tasks or (recipe.task,)
         corpora = {TASKS[task].corpus: self.corpus(recipe, TASKS[task].corpus) for task in tasks}
         tuned = self.stage(recipe, "preft")
-        return PreferencesStep(recipe, CandidatesStep(recipe, tasks, corpora, ModelSource(f"{STAGE_PREFIX}preft", tuned.output), tuned))
+        candidates = CandidatesStep(recipe, tasks, corpora, ModelSource(f"{STAGE_PREFIX}preft", tuned.output), tuned)
+        return PreferencesStep(recipe, candidates, self._held_out(recipe) | corpora)
 
     def _dev_questions(self, recipe: Recipe) -> DevQuestions | None:
         if recipe.train.score_every_steps is None:
@@ -189,6 +189,12 @@ class Planner:
             assert callable(make)
             self._steps[key] = make()
         return self._steps[key]
+
+
+def _held_out_names(recipe: Recipe) -> list[CorpusName]:
+    settings = recipe.instructions
+    tasks = [*(settings.held_out or (recipe.task,)), *(task for source in settings.sources for task in source.tasks)]
+    return sorted({TASKS[task].corpus for task in tasks})
 
 
 def _corpus_key(recipe: Recipe, corpus: CorpusName) -> str:

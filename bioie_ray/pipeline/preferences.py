@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.recipe import Recipe
+from bioie_ray.config.steps import CorpusName
 from bioie_ray.corpora.catalog import fingerprint_source
 from bioie_ray.corpora.document import Document
 from bioie_ray.corpora.reading import SourceFile
@@ -20,9 +21,13 @@ from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.candidates import CandidatesStep
 from bioie_ray.pipeline.step import Step, address_of
+from bioie_ray.pipeline.task_documents import held_out_texts
 from bioie_ray.training.instructions.source_files import find_files, locate_source, parts_of, read_records
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from bioie_ray.training.instructions.overlap import OverlapIndex
+
+FORMAT_VERSION = 2
 PREFERENCE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -38,21 +43,31 @@ PREFERENCE_SCHEMA = pa.schema(
 PAIRS_PER_SHARD = 2_000
 _UNIT = "pairs"
 _RAW_CHARS = 2_000
-_COUNTS = ("read", "pairs", "no_wrong_answer")
+_COUNTS = ("read", "pairs", "no_wrong_answer", "test_overlap")
 
 
 @dataclass(frozen=True)
 class PreferencesStep:
-    """Chooses pairs. Which kind of error is short depends on all documents, so it is one unit; its shards are what is kept when it is killed."""
+    """Chooses pairs. Which kind of error is short depends on all documents, so it is one unit; its shards are what is kept when it is killed.
+
+    Without ``candidates`` pairs are given. No test document of the ``held_out`` corpora is in any.
+    """
 
     recipe: Recipe
     candidates: CandidatesStep | None
+    held_out: Mapping[CorpusName, Step]
 
     @cached_property
     def output(self) -> Output:
-        """The pairs; the payload covers candidates and policy, or the given files."""
+        """The pairs; the payload covers candidates and policy, or the given files, and what must not be in them."""
         settings = self.recipe.preferences
-        payload: dict[str, Any] = {"kind": "preferences", "format_version": FORMAT_VERSION, "seed": self.recipe.seed}
+        payload: dict[str, Any] = {
+            "kind": "preferences",
+            "format_version": FORMAT_VERSION,
+            "held_out": {name: step.output.fingerprint for name, step in self.held_out.items()},
+            "overlap_words": self.recipe.instructions.overlap_words,
+            "seed": self.recipe.seed,
+        }
         if self.candidates is None:
             payload |= {"given": fingerprint_source(self.files), "max_chars": self.recipe.instructions.max_chars}
         else:
@@ -68,8 +83,9 @@ class PreferencesStep:
 
     @property
     def inputs(self) -> Sequence[Step]:
-        """The candidates, with the corpora they are about."""
-        return (self.candidates, *self.candidates.corpora.values()) if self.candidates else ()
+        """The candidates, with the corpora they are about, and those whose test documents must not be inside."""
+        asked = (self.candidates, *self.candidates.corpora.values()) if self.candidates else ()
+        return (*asked, *self.held_out.values())
 
     @property
     def takes_notes(self) -> bool:
@@ -110,7 +126,9 @@ class PreferencesStep:
         for shard in sorted(markers):
             table = self.output.read_shard(shard, ["kind", "made_by"])
             mix.update(f"{made_by} {kind}".strip() for kind, made_by in zip(*(column.to_pylist() for column in table.columns), strict=True))
-        return {"mix": dict(sorted(mix.items())), "totals": totals}
+        num_overlapping = totals["test_overlap"]
+        told = f"{num_overlapping} of {totals['read']} records or documents hold what a test document says and are left out"
+        return {"mix": dict(sorted(mix.items())), "totals": totals, **({"warnings": [told]} if num_overlapping else {})}
 
 
 class PreferencesWorker:
@@ -128,13 +146,15 @@ class PreferencesWorker:
         counts = Counter[str]()
         number = 0
         for found in self._chosen() if self._step.candidates else self._given():
-            counts["read"] += found.get("read", 1)
+            counts["read"] += found.pop("read", 1)
             if "reason" in found:
-                rejected.append({name: value for name, value in found.items() if name != "read"})
-            elif "id" in found:
-                rows.append({name: value for name, value in found.items() if name != "read"})
+                rejected.append(found)
+            elif "left_out" in found:
+                counts[found["left_out"]] += 1
+            elif self._says_a_test(found["messages"], found["chosen"], found["rejected"]):
+                counts["test_overlap"] += 1
             else:
-                counts["no_wrong_answer"] += 1
+                rows.append(found)
             if len(rows) == PAIRS_PER_SHARD:
                 self._commit(number, rows, counts, rejected)
                 rows, rejected, counts, number = [], [], Counter[str](), number + 1
@@ -181,25 +201,43 @@ class PreferencesWorker:
             documents = {document.id: document for document in self._documents(name) if document.id in answers}
             for id_ in drawn_order(list(documents), seed):
                 document = documents[id_]
+                question = f"{step.instructions.ask(task)}\n\n{step.instructions.input(document.text)}"
+                messages = json.dumps([{"role": "user", "content": question}], ensure_ascii=False)
                 view, right = GoldView.of(task, document), gold(task, document).answers
+                if self._says_a_test(messages, format_list(right), ""):  # before the choice, or its mix would count what is left out
+                    yield {"left_out": "test_overlap"}
+                    continue
                 make = partial(corrupt, view, right, document.text, max_f1=settings.max_f1, seed=f"{seed}:{name}/{document.id}")
                 wrong = [found for text in answers[id_] if (found := judge(view, text, settings.max_f1)) is not None]
                 chosen = chooser.choose(id_, wrong, make, settings.pairs_per_document)
                 if not chosen:
-                    yield {}
-                question = f"{step.instructions.ask(task)}\n\n{step.instructions.input(document.text)}"
+                    yield {"left_out": "no_wrong_answer"}
                 for number, one in enumerate(chosen, start=1):
                     yield {
                         "read": int(number == 1),
                         "id": f"{name}/{id_}/{number}",
                         "source": f"tasks:{name}",
-                        "messages": json.dumps([{"role": "user", "content": question}], ensure_ascii=False),
+                        "messages": messages,
                         "chosen": format_list(right),
                         "rejected": one.wrong.text,
                         "kind": one.wrong.kind,
                         "made_by": one.made_by,
                         "f1": one.wrong.f1,
                     }
+
+    def _says_a_test(self, messages: str, chosen: str, rejected: str) -> bool:
+        """Whether a pair holds as many words in a row of a test document as instruction data must not."""
+        from bioie_ray.training.instructions.words import word_hashes
+
+        text = "\n".join([*(turn["content"] for turn in json.loads(messages)), chosen, rejected])
+        return bool(self._overlap.corpora_in(word_hashes(text)))
+
+    @cached_property
+    def _overlap(self) -> OverlapIndex:
+        from bioie_ray.training.instructions.overlap import OverlapIndex
+
+        corpora = [step.output for step in self._step.held_out.values()]
+        return OverlapIndex.build(held_out_texts(corpora), self._recipe.instructions.overlap_words)
 
     def _answers(self, name: str) -> dict[str, list[str]]:
         assert self._step.candidates is not None, "given pairs are not chosen"

@@ -11,8 +11,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pipeline_builders import make_recipe, quarantine, record, rows, run, shards
+from pipeline_builders import documents, make_recipe, quarantine, record, rows, run, shards, text_of, write_corpus
 
+from bioie_ray.artifacts.output import DriftError
 from bioie_ray.corpora.document import Document
 from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.dmcr.reading import read_answer
@@ -104,7 +105,13 @@ def test_pairs_are_the_gold_and_what_the_model_got_wrong(tmp_path: Path, setting
     assert told["mix"] == dict(sorted(mix.items()))
     assert len(mix) > 2
     right_ones = len(tasks) * (len(documents) - len(wrong))
-    assert told["totals"] == {"read": len(tasks) * len(documents), "pairs": len(made), "no_wrong_answer": right_ones, "quarantined": 0}
+    assert told["totals"] == {
+        "read": len(tasks) * len(documents),
+        "pairs": len(made),
+        "no_wrong_answer": right_ones,
+        "test_overlap": 0,
+        "quarantined": 0,
+    }
 
 
 def test_questions_and_gold_are_those_of_instruction_data(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -205,7 +212,31 @@ def test_given_pairs_are_taken_and_what_is_none_is_quarantined_with_file_and_lin
         ("some.jsonl:8", "x", "given", "", None),
     ]
     assert record(output)["mix"] == {"given": 2}
-    assert record(output)["totals"] == {"read": 8, "pairs": 2, "no_wrong_answer": 0, "quarantined": 6}
+    assert record(output)["totals"] == {"read": 8, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 0, "quarantined": 6}
+
+
+def test_given_pairs_that_hold_a_test_document_are_left_out_counted_and_told(
+    tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    title, abstract = text_of(40)
+    said = [{**GOOD, key: f"Well: {title.upper()}\n{abstract} So it is."} for key in ("prompt", "chosen", "rejected")]
+    output = given_pairs(tmp_path, settings, [*said, GOOD, {**GOOD, "prompt": " ".join(abstract.split()[:5])}])
+    assert [row["id"] for row in rows(output)] == ["some.jsonl:4", "some.jsonl:5"]
+    assert record(output)["totals"] == {"read": 5, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 3, "quarantined": 0}
+    assert record(output)["counts"]["test_overlap"] == 3
+    assert "3 of 5 records or documents hold what a test document says and are left out" in capsys.readouterr().err
+    fewer = {**settings, "preferences": {"path": str(tmp_path / "given")}, "instructions": {"overlap_words": 5}}
+    with pytest.raises(DriftError, match=r"overlap_words: 13 -> 5"):
+        run(tmp_path, **fewer)
+
+
+def test_a_training_document_that_holds_a_test_document_makes_no_pair(tmp_path: Path, settings: dict[str, Any]) -> None:
+    title, abstract = text_of(40)
+    train = [*documents(range(6)), ("d099", "Again", f"As seen: {title}. {abstract}")]
+    settings["source"] = str(write_corpus(tmp_path / "bc5cdr", train=train, test=documents([40], "t")))
+    output = make(answered(tmp_path, some_wrong, {**settings, "preferences": {"corruptions": 1.0}, "select": {"dev_share": 0.01}}))
+    assert {row["id"].split("/")[1] for row in rows(output)} == {f"d{n:03d}" for n in range(6)}
+    assert record(output)["totals"] == {"read": 7, "pairs": 6, "no_wrong_answer": 0, "test_overlap": 1, "quarantined": 0}
 
 
 def test_too_many_bad_records_end_the_job_and_a_mended_file_takes_the_version(tmp_path: Path, settings: dict[str, Any]) -> None:
