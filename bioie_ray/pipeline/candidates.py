@@ -23,7 +23,7 @@ from bioie_ray.prompting.instructions import Instructions, load_instructions
 from bioie_ray.retrieval.models import ModelSource
 from bioie_ray.training.preferences.choosing import drawn_order
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CANDIDATE_SCHEMA = pa.schema(
     [("task", pa.string()), ("document_id", pa.string()), ("sample", pa.int32()), ("answer", pa.string()), ("finish", pa.string())]
 )

@@ -33,7 +33,7 @@ from bioie_ray.retrieval.models import tokenizer_fingerprint
 from bioie_ray.training.instructions.curation import NOT_KEPT
 from bioie_ray.training.instructions.source_files import find_files, locate_source, parts_of
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 _REASONS_SHOWN: Final = 3
 
 

@@ -9,7 +9,9 @@ from functools import cached_property
 from bioie_ray.artifacts.output import Output
 from bioie_ray.config.steps import SelectSettings, Split
 from bioie_ray.corpora.document import Document, from_table
-from bioie_ray.pipeline.view import View
+from bioie_ray.pipeline.view import View, normalised_digest
+
+_TESTS = ("test", "test_ner")
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,14 @@ class TaskDocuments:
 
     def read(self, shard: str) -> Chosen:
         """The documents of a shard."""
-        split = shard.rpartition("-")[0]
-        if split == "dev":
+        if shard.rpartition("-")[0] == "dev":
             columns = self.corpus.read_shard(self._view.corpus_shard(shard)).column_names
-            return Chosen(tuple(from_table(self._view.queries(shard, columns))))
-        documents = tuple(from_table(self.corpus.read_shard(shard)))
-        kept = tuple(d for d in documents if d.id not in self._dev and d.id not in self._same_text)
-        num_dev = sum(d.id in self._dev for d in documents)
-        return Chosen(kept, num_dev, len(documents) - len(kept) - num_dev)
+            of_dev, documents = frozenset[str](), tuple(from_table(self._view.queries(shard, columns)))
+        else:
+            of_dev, documents = self._dev, tuple(from_table(self.corpus.read_shard(shard)))
+        others = [document for document in documents if document.id not in of_dev]
+        kept = tuple(document for document in others if normalised_digest(document.text) not in self._held_out)
+        return Chosen(kept, len(documents) - len(others), len(others) - len(kept))
 
     @property
     def _view(self) -> View:
@@ -65,9 +67,12 @@ class TaskDocuments:
         return frozenset(id_ for unit in self._view.query_units() for id_ in self._view.queries(unit, ["id"])["id"].to_pylist())
 
     @cached_property
-    def _same_text(self) -> frozenset[str]:
-        """Documents of train that say the same as one of dev or test; where dev is trained on, that is no reason to leave one out."""
-        return frozenset() if "dev" in self.splits else self._view.exclusions().ids - self._dev
+    def _held_out(self) -> frozenset[bytes]:
+        """Texts that nobody is trained on: those of test and, where dev is not trained on, of dev."""
+        tables = [self.corpus.read_shard(shard, ["text"]) for shard in self.corpus.shards(_TESTS)]
+        if "dev" not in self.splits:
+            tables += [self._view.queries(unit, ["id", "text"]) for unit in self._view.query_units()]
+        return frozenset(normalised_digest(text) for table in tables for text in table["text"].to_pylist())
 
 
 def held_out_texts(corpora: Collection[Output]) -> list[tuple[str, str]]:
@@ -75,6 +80,6 @@ def held_out_texts(corpora: Collection[Output]) -> list[tuple[str, str]]:
     found = []
     for output in sorted(corpora, key=lambda output: output.key):
         corpus = str(output.record()["corpus"])
-        for shard in output.shards(["test", "test_ner"]):
+        for shard in output.shards(_TESTS):
             found += [(corpus, text) for text in output.read_shard(shard, ["text"])["text"].to_pylist()]
     return found
