@@ -109,7 +109,7 @@ class Planner:
 
     def instructions(self, recipe: Recipe) -> InstructionsStep:
         """The conversations that a model is tuned on; no test document of the recipe's tasks, or of its sources', is in them."""
-        corpora, tasks = self._held_out(recipe), recipe.instructions.held_out or (recipe.task,)
+        corpora, tasks = self._held_out(recipe), _held_out_tasks(recipe)
         settings = (recipe.instructions.model_dump_json(), recipe.train.base_model, recipe.train.template, recipe.prompt.instructions)
         others = (recipe.name_of("instructions"), recipe.version, tasks, recipe.seed, recipe.select.dev_share, recipe.nlm_gene_types)
         # A source of gigabytes is hashed for its fingerprint: once, not for every cell.
@@ -120,7 +120,12 @@ class Planner:
 
     def _held_out(self, recipe: Recipe) -> dict[CorpusName, Step]:
         """The corpora whose test documents nobody trains on: of the tasks held out, and of those that instruction data is made of."""
-        return {name: self.corpus(recipe, name) for name in _held_out_names(recipe)}
+        settings = recipe.instructions
+        tasks = [
+            *_held_out_tasks(recipe),
+            *(task for source in settings.sources if source.kind == "tasks" for task in source.tasks or (recipe.task,)),
+        ]
+        return {name: self.corpus(recipe, name) for name in sorted({TASKS[task].corpus for task in tasks})}
 
     def stage(self, recipe: Recipe, name: StageName) -> TrainStage:
         """A training stage, on top of the one before it."""
@@ -174,9 +179,21 @@ class Planner:
         return GenerateStep(recipe, self.prompts(recipe), self._tuned(recipe))
 
     def _tuned(self, recipe: Recipe) -> TrainStage | None:
-        """The stage that is asked, where the model is one of the recipe's own."""
+        """The stage that is asked, where the model is one of the recipe's own.
+
+        Raises:
+            ValueError: it may have been trained on the very documents that it is asked about.
+        """
         name = next((stage for stage in STAGES if recipe.generate.model == f"{STAGE_PREFIX}{stage}"), None)
-        return self.stage(recipe, name) if name else None
+        if name is None:
+            return None
+        corpus = TASKS[recipe.task].corpus
+        if corpus not in self._held_out(recipe):
+            raise ValueError(
+                f"generate.model={recipe.generate.model} is asked about {recipe.task}, but test documents of {corpus} are not held out of what it is "
+                f"trained on; set instructions.held_out=[{', '.join([*_held_out_tasks(recipe), recipe.task])}]"
+            )
+        return self.stage(recipe, name)
 
     def dmcr(self, recipe: Recipe) -> DmcrStep:
         """What the answers are worth, with both evaluators' conversions where the recipe has evaluators."""
@@ -191,10 +208,8 @@ class Planner:
         return self._steps[key]
 
 
-def _held_out_names(recipe: Recipe) -> list[CorpusName]:
-    settings = recipe.instructions
-    tasks = [*(settings.held_out or (recipe.task,)), *(task for source in settings.sources for task in source.tasks)]
-    return sorted({TASKS[task].corpus for task in tasks})
+def _held_out_tasks(recipe: Recipe) -> tuple[TaskName, ...]:
+    return recipe.instructions.held_out or (recipe.task,)
 
 
 def _corpus_key(recipe: Recipe, corpus: CorpusName) -> str:

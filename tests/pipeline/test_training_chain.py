@@ -213,6 +213,21 @@ def test_a_matrix_over_tasks_whose_tests_are_held_out_trains_once(tmp_path: Path
     assert sum(key.startswith("models-dpop/") for key in apart) == 2
 
 
+def test_a_source_without_tasks_is_about_the_recipes_task_whatever_is_held_out(tmp_path: Path, tiny_llm: str) -> None:
+    data = {"job": "prepare_instructions", "task": "biorelex", "train": {"base_model": tiny_llm}}
+    keys = planned(make_recipe(tmp_path, **data, instructions={"held_out": ["bc5cdr_cid"]}))
+    assert keys == ["corpora/embedded_bc5cdr@1", "corpora/embedded_biorelex@1", "records/r@1", "instructions/r@1"]
+
+
+def test_a_stage_is_not_asked_about_a_task_whose_tests_it_may_have_seen(tmp_path: Path, tiny_llm: str) -> None:
+    data = {"sources": [{"kind": "tasks", "tasks": ["ddi_corpus"]}], "held_out": ["bc5cdr_cid"]}
+    settings = {**chain(tiny_llm), "matrix": {}, "preferences": {"tasks": ["biorelex"]}, "instructions": data}
+    settings["generate"] = {**settings["generate"], "model": "stage:dpop"}
+    with pytest.raises(ValueError, match=r"(?s)asked about biorelex.*set instructions\.held_out=\[bc5cdr_cid, biorelex\]$"):
+        planned(make_recipe(tmp_path, **settings))
+    assert planned(make_recipe(tmp_path, "instructions.held_out=[bc5cdr_cid, biorelex]", **settings))[-1] == "scores/r@1"
+
+
 def test_nobody_asks_about_test_documents_for_pairs(tmp_path: Path, tiny_llm: str) -> None:
     with pytest.raises(RecipeError, match=r"preferences: splits lists test: nobody trains on test documents"):
         make_recipe(tmp_path, **chain(tiny_llm, preferences={"splits": ["train", "test"]}))
