@@ -186,10 +186,15 @@ class Recipe(Settings):
         return cells
 
     def _trains_once_for_all_tasks(self, kind: str) -> bool:
-        """Whether nothing of instruction data, and for later stages of preferences, is about the recipe's own task."""
+        """Whether nothing of instruction data, for stages of dev questions, and for later ones of preferences, is about the recipe's own task."""
         settings, pairs = self.instructions, self.preferences
-        data = bool(settings.held_out) and all(source.tasks for source in settings.sources if source.kind == "tasks")
-        return data and (kind in {"records", "instructions", "preft"} or bool(pairs.path or pairs.tasks))
+        about = [source.tasks for source in settings.sources if source.kind == "tasks"]
+        if not settings.held_out or not all(about):
+            return False
+        is_trained = kind in STAGES or (kind == "preferences" and pairs.path is None)
+        if is_trained and self.train.score_every_steps is not None and not about:
+            return False
+        return kind in {"records", "instructions", "preft"} or bool(pairs.path or pairs.tasks)
 
     def stages(self, job: JobName | None = None) -> tuple[StageName, ...]:
         """The training stages that a job (the recipe's own, if left out) needs, first to last: those asked, and those they build on."""

@@ -129,8 +129,8 @@ class Planner:
 
     def stage(self, recipe: Recipe, name: StageName) -> TrainStage:
         """A training stage, on top of the one before it."""
-        # What its name does not depend on, it does not depend on either: a matrix over shots trains once.
-        key = ("stage", f"{name} {recipe.name_of(name)} {recipe.version}")
+        # What neither its name nor these depend on, it does not depend on either: a matrix over shots trains once.
+        key = ("stage", f"{name} {recipe.name_of(name)} {recipe.version} {_training_key(recipe, made_pairs=name != 'preft')}")
         step = self._once(key, lambda: self._make_stage(recipe, name))
         assert isinstance(step, TrainStage)
         return step
@@ -148,10 +148,15 @@ class Planner:
 
     def preferences(self, recipe: Recipe) -> PreferencesStep:
         """Pairs of a right and a wrong answer: made by the tuned model, or given."""
-        settings = recipe.preferences
-        if settings.path is not None:
+        key = ("preferences", f"{recipe.name_of('preferences')} {recipe.version} {_training_key(recipe, made_pairs=True)}")
+        step = self._once(key, lambda: self._make_preferences(recipe))
+        assert isinstance(step, PreferencesStep)
+        return step
+
+    def _make_preferences(self, recipe: Recipe) -> PreferencesStep:
+        if recipe.preferences.path is not None:
             return PreferencesStep(recipe, None, self._held_out(recipe))
-        tasks = settings.tasks or (recipe.task,)
+        tasks = recipe.preferences.tasks or (recipe.task,)
         corpora = {TASKS[task].corpus: self.corpus(recipe, TASKS[task].corpus) for task in tasks}
         tuned = self.stage(recipe, "preft")
         candidates = CandidatesStep(recipe, tasks, corpora, ModelSource(f"{STAGE_PREFIX}preft", tuned.output), tuned)
@@ -218,6 +223,14 @@ def _corpus_key(recipe: Recipe, corpus: CorpusName) -> str:
 
 def _vectors_key(recipe: Recipe, corpus: CorpusName) -> str:
     return f"{_corpus_key(recipe, corpus)} {recipe.embed.model_dump_json()}"
+
+
+def _training_key(recipe: Recipe, *, made_pairs: bool) -> str:
+    """What training and its pairs depend on beside what their names have: two values of it are drift, which is told, not one model for both."""
+    generate, scored = recipe.generate, recipe.train.score_every_steps is not None
+    engine = {"engine", "dtype", "threads", "batch_size", "batch_tokens"} if made_pairs and recipe.preferences.path is None else set()
+    asked = generate.model_dump_json(include=engine | ({"max_new_tokens"} if scored else set()))
+    return f"{recipe.prompt.instructions} {recipe.select.dev_share} {asked}"
 
 
 def _collect(step: Step, ordered: dict[str, Step]) -> None:

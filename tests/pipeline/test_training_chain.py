@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from pipeline_builders import make_recipe, planned, record, rows, run, shards
 
 from bioie_ray.artifacts.output import DriftError
@@ -226,6 +227,52 @@ def test_a_stage_is_not_asked_about_a_task_whose_tests_it_may_have_seen(tmp_path
     with pytest.raises(ValueError, match=r"(?s)asked about biorelex.*set instructions\.held_out=\[bc5cdr_cid, biorelex\]$"):
         planned(make_recipe(tmp_path, **settings))
     assert planned(make_recipe(tmp_path, "instructions.held_out=[bc5cdr_cid, biorelex]", **settings))[-1] == "scores/r@1"
+
+
+@pytest.mark.parametrize(
+    ("job", "varied", "train", "is_drift"),
+    [
+        ("train_preft", {"prompt.instructions": ["1", "OWN"]}, {}, True),
+        ("train_preft", {"select.dev_share": [0.1, 0.3]}, {}, True),
+        ("train_preft", {"generate.max_new_tokens": [4, 8]}, {"score_every_steps": 1}, True),
+        ("train_preft", {"generate.max_new_tokens": [4, 8]}, {}, False),
+        ("train_preft", {"generate.batch_size": [1, 2]}, {"score_every_steps": 1}, False),
+        ("make_preferences", {"generate.batch_size": [1, 2]}, {}, True),
+        ("train_postft", {"generate.dtype": ["float32", "bfloat16"]}, {}, True),
+        ("train_postft", {"generate.temperature": [0.0, 1.0]}, {}, False),
+    ],
+)
+def test_cells_that_would_train_one_model_in_two_ways_are_told(
+    tmp_path: Path, tiny_llm: str, repository: Path, job: str, varied: dict[str, Any], train: dict[str, Any], is_drift: bool
+) -> None:
+    shipped = yaml.safe_load((repository / "bioie_ray/prompting/instructions.yaml").read_text())
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({**shipped["1"], "input": "Document: {text}"}))
+    matrix = {key: [str(own) if value == "OWN" else value for value in values] for key, values in varied.items()}
+    settings = chain(tiny_llm, job=job, matrix=matrix)
+    recipe = make_recipe(tmp_path, **{**settings, "train": {**settings["train"], **train}})
+    run(tmp_path, job="prepare_corpora", task="biorelex")
+    if is_drift:
+        with pytest.raises(ValueError, match=r"two cells of the recipe would both write"):
+            planned(recipe)
+    else:
+        assert sum(key.startswith("models-preft/") for key in planned(recipe)) == 1
+
+
+def test_stages_that_are_scored_on_the_recipes_own_task_are_one_for_each(tmp_path: Path, tiny_llm: str) -> None:
+    tasks = ["biorelex", "bc5cdr_disease"]
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("{}")
+    data = {"held_out": tasks, "sources": [{"kind": "taiyi", "path": str(source)}]}
+    settings = chain(tiny_llm, job="train_dpop", matrix={"task": tasks}, instructions=data, preferences={"path": str(source)})
+    names = {}
+    for every in (None, 5):
+        recipe = make_recipe(tmp_path, **{**settings, "train": {**settings["train"], "score_every_steps": every}})
+        cells = recipe.cells()
+        names[every] = {kind: {cell.name_of(kind) for cell in cells} for kind in ("instructions", "preft", "preferences", "dpop")}
+    assert names[None] == {kind: {"r"} for kind in names[None]}
+    apart = {"r-biorelex", "r-bc5cdr_disease"}
+    assert names[5] == {"instructions": {"r"}, "preft": apart, "preferences": {"r"}, "dpop": apart}
 
 
 def test_nobody_asks_about_test_documents_for_pairs(tmp_path: Path, tiny_llm: str) -> None:
