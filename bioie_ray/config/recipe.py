@@ -34,6 +34,7 @@ from bioie_ray.config.training import (
     SftSettings,
     StageName,
     TrainSettings,
+    check_dev_is_not_trained_on,
 )
 
 T = TypeVar("T", bound=Settings)
@@ -169,6 +170,12 @@ class Recipe(Settings):
         for name in ("max_tokens", "max_document_tokens"):
             if getattr(self.prompt, name) is not None and self.generate.tokenizer is None:
                 raise ValueError(f"prompt.{name} needs a tokenizer to count with; set generate.tokenizer, or leave prompt.{name} out")
+        return self
+
+    @model_validator(mode="after")
+    def _dev_scores_are_honest(self) -> Self:
+        if self.train.score_every_steps is not None and not self.matrix:
+            check_dev_is_not_trained_on(self.instructions, self.preferences)
         return self
 
     def cells(self) -> list[Self]:

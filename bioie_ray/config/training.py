@@ -21,7 +21,7 @@ _KINDS: dict[ErrorKind, float] = {"missed": 1.0, "invented": 1.0, "boundary": 1.
 def _check_no_tests(splits: tuple[Split, ...]) -> None:
     tests = [split for split in splits if split.startswith("test")]
     if tests:
-        raise ValueError(f"splits lists {', '.join(tests)}: nobody trains on test documents; take train and dev")
+        raise ValueError(f"splits lists {', '.join(tests)}: nobody trains on test documents; take train")
 
 
 class SourceSettings(Settings):
@@ -205,3 +205,20 @@ class TrainSettings(Settings):
         if self.patience is not None and self.score_every_steps is None:
             raise ValueError("train.patience counts scores; set train.score_every_steps, for example 50")
         return self
+
+
+def check_dev_is_not_trained_on(instructions: InstructionSettings, preferences: PreferenceSettings) -> None:
+    """For a training that is scored on dev.
+
+    Raises:
+        ValueError: its data is made from dev documents too.
+    """
+    splits = {f"instructions.sources[{n}].splits": one.splits for n, one in enumerate(instructions.sources) if one.kind == "tasks"}
+    if preferences.path is None:
+        splits["preferences.splits"] = preferences.splits
+    key = next((key for key, listed in splits.items() if "dev" in listed), None)
+    if key is not None:
+        raise ValueError(
+            f"{key} lists dev, and train.score_every_steps chooses a checkpoint by answers about dev documents, which it must not be trained on; "
+            f"set {key} to [train], or leave train.score_every_steps out"
+        )

@@ -275,6 +275,21 @@ def test_stages_that_are_scored_on_the_recipes_own_task_are_one_for_each(tmp_pat
     assert names[5] == {"instructions": {"r"}, "preft": apart, "preferences": {"r"}, "dpop": apart}
 
 
+def test_a_model_that_is_scored_on_dev_is_not_trained_on_it(tmp_path: Path, tiny_llm: str) -> None:
+    both = ["train", "dev"]
+    settings = chain(tiny_llm)
+    settings["train"] = {**settings["train"], "score_every_steps": 5}
+    with pytest.raises(
+        RecipeError, match=r"instructions\.sources\[0\]\.splits lists dev.*set instructions\.sources\[0\]\.splits to \[train\]"
+    ):
+        make_recipe(tmp_path, **{**settings, "instructions": {"sources": [{"splits": both}]}})
+    pairs = {**settings, "preferences": {"splits": both}}
+    with pytest.raises(RecipeError, match=r"preferences\.splits lists dev"):
+        make_recipe(tmp_path, **pairs)
+    make_recipe(tmp_path, "preferences.path=some.jsonl", **pairs)
+    make_recipe(tmp_path, "train.score_every_steps=null", **pairs)
+
+
 def test_nobody_asks_about_test_documents_for_pairs(tmp_path: Path, tiny_llm: str) -> None:
     with pytest.raises(RecipeError, match=r"preferences: splits lists test: nobody trains on test documents"):
         make_recipe(tmp_path, **chain(tiny_llm, preferences={"splits": ["train", "test"]}))
