@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -185,12 +183,6 @@ class TrainSettings(Settings):
     planned_tokens_per_s: float | None = Field(default=None, gt=0.0, description="for the hours that a dry run prints")
     report_to: tuple[Literal["mlflow", "wandb"], ...] = Field(default=(), description="trackers that get every step's numbers too")
     max_retries: int = Field(default=3, ge=0, description="how often a training goes on after a lost rank before it is reported")
-
-    @property
-    def template_identity(self) -> str:
-        """What names the template in fingerprints: a file goes by its bytes, wherever it lies."""
-        path = Path(self.template)
-        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else self.template
 
     @model_validator(mode="after")
     def _offload_has_zero(self) -> Self:

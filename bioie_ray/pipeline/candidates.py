@@ -16,7 +16,7 @@ from bioie_ray.config.steps import CorpusName, TaskName
 from bioie_ray.corpora.document import Document
 from bioie_ray.corpora.tasks import Task, get_task
 from bioie_ray.execution.units import WorkerSpec
-from bioie_ray.pipeline.answering import answer, finish_asking, sample_seed
+from bioie_ray.pipeline.answering import answer, finish_asking, model_identity, sample_seed
 from bioie_ray.pipeline.step import ShardStep, Step, address_of
 from bioie_ray.pipeline.task_documents import TaskDocuments
 from bioie_ray.prompting.instructions import Instructions, load_instructions
@@ -50,8 +50,7 @@ class CandidatesStep(ShardStep):
             "tasks": {name: list(get_task(name, self.recipe.nlm_gene_types).types or ()) for name in self.tasks},
             "corpora": {name: step.output.fingerprint for name, step in self.corpora.items()},
             "dev_share": self.recipe.select.dev_share,
-            "model": self.model.fingerprint(),
-            "engine": self.engine_settings.model_dump(mode="json", include={"engine", "dtype", "threads", "batch_size", "batch_tokens"}),
+            "model": model_identity(self.engine_settings, self.model.made_by),
             "sampling": settings.model_dump(mode="json", include=sampling),
             "instructions": self.instructions.digest,
             "seed": self.recipe.seed,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
 from bioie_ray.corpora.tasks import get_task, gold
+from bioie_ray.dmcr.reading import RULES_VERSION
 from bioie_ray.pipeline.step import Step
 from bioie_ray.pipeline.task_documents import TaskDocuments
 from bioie_ray.prompting.instructions import load_instructions
@@ -34,6 +35,7 @@ class DevQuestions:
             "max_new_tokens": recipe.generate.max_new_tokens,
             "corpora": {name: step.output.fingerprint for name, step in self.corpora.items()},
             "instructions": load_instructions(self.instructions).digest,
+            "rules": RULES_VERSION,
         }
 
     def plan(self, recipe: Recipe) -> ScoringPlan:

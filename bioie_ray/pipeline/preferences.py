@@ -18,6 +18,7 @@ from bioie_ray.corpora.catalog import fingerprint_source
 from bioie_ray.corpora.document import Document
 from bioie_ray.corpora.reading import SourceFile
 from bioie_ray.corpora.tasks import get_task, gold
+from bioie_ray.dmcr.reading import RULES_VERSION
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.candidates import CandidatesStep
 from bioie_ray.pipeline.step import Step, address_of
@@ -72,7 +73,11 @@ class PreferencesStep:
             payload |= {"given": fingerprint_source(self.files), "max_chars": self.recipe.instructions.max_chars}
         else:
             policy = {"pairs_per_document", "corruptions", "kinds", "max_f1"}
-            payload |= {"candidates": self.candidates.output.fingerprint, "policy": settings.model_dump(mode="json", include=policy)}
+            payload |= {
+                "candidates": self.candidates.output.fingerprint,
+                "policy": settings.model_dump(mode="json", include=policy),
+                "rules": RULES_VERSION,
+            }
         return Output(address_of(self.recipe), f"preferences/{self.recipe.name_of('preferences')}@{self.recipe.version}", payload)
 
     @cached_property

@@ -6,13 +6,11 @@ several shards as it is read, so that memory is bounded; its last one, ``.rest``
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +28,7 @@ from bioie_ray.pipeline.task_documents import TaskDocuments
 from bioie_ray.prompting.instructions import Instructions, load_instructions
 from bioie_ray.prompting.phrasings import Phrasings, load_phrasings
 from bioie_ray.retrieval.models import tokenizer_fingerprint
+from bioie_ray.training.chat_template import template_digest
 from bioie_ray.training.instructions.curation import NOT_KEPT
 from bioie_ray.training.instructions.source_files import find_files, locate_source, parts_of
 
@@ -56,7 +55,7 @@ class RecordsStep(ShardStep):
             "sources": [self._source_payload(number) for number in range(len(settings.sources))],
             "settings": settings.model_dump(mode="json", exclude=later),
             "tokenizer": tokenizer_fingerprint(recipe.train.base_model),
-            "template": _template_digest(recipe.train.template),
+            "template": template_digest(recipe.train.template),
             "corpora": {name: step.output.fingerprint for name, step in self.corpora.items()},
         }
         if any(source.kind == "tasks" for source in settings.sources):
@@ -218,16 +217,3 @@ class RecordsStep(ShardStep):
 def entry_of(shard: str) -> int:
     """The number of the source that a shard of records is of."""
     return int(shard.partition(".")[0].removeprefix("s"))
-
-
-def _template_digest(template: str) -> str:
-    """Of a Jinja file its text; of the others their name, and the text of the one that ships."""
-    if template in {"auto", "plain"}:
-        plain = resources.files("bioie_ray.training").joinpath("templates/plain.jinja").read_bytes()
-        return f"{template} {hashlib.sha256(plain).hexdigest()}"
-    try:
-        return hashlib.sha256(Path(template).read_bytes()).hexdigest()
-    except OSError as error:
-        raise ValueError(
-            f"train.template is {template!r}: neither auto nor plain, nor a file that can be read ({error.strerror})"
-        ) from None

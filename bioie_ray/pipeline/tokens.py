@@ -13,6 +13,7 @@ from bioie_ray.config.training import DpopSettings, SftSettings, StageName
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.step import ShardStep, Step, address_of
 from bioie_ray.retrieval.models import ModelSource
+from bioie_ray.training.chat_template import template_digest
 
 FORMAT_VERSION = 1
 # Why a record is left out, and what to do about it.
@@ -43,7 +44,7 @@ class TokensStep(ShardStep):
             "format_version": FORMAT_VERSION,
             "source": self.source.output.fingerprint,
             "tokenizer": self.base.fingerprint(),
-            "template": self.recipe.train.template_identity,
+            "template": template_digest(self.recipe.train.template),
             "settings": settings.model_dump(mode="json", include=include),
         }
         return Output(address_of(self.recipe), f"tokens-{self.stage}/{self.recipe.name_of(self.stage)}@{self.recipe.version}", payload)

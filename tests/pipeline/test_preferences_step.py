@@ -184,6 +184,23 @@ def test_a_run_killed_between_shards_goes_on_with_the_same_bytes(
     assert len(rows(output)) == told["totals"]["pairs"]
 
 
+def test_fingerprints_cover_what_reads_answers_and_no_setting_that_does_not_reach_the_engine(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, **{**settings, "job": "prepare_corpora"})
+
+    def prints(**generate: Any) -> list[str]:
+        pairs, asked = (step.output.fingerprint for step in Planner().plan(make_recipe(tmp_path, **settings, generate=generate))[:-3:-1])
+        return [asked, pairs]
+
+    assert prints(engine="vllm", threads=1, batch_tokens=512) == prints(engine="vllm", threads=2, batch_tokens=1_024) != prints()
+    assert prints(threads=1)[0] != prints(threads=2)[0]
+    asked, pairs = prints()
+    monkeypatch.setattr(step_file, "RULES_VERSION", step_file.RULES_VERSION + 1)
+    assert prints()[0] == asked
+    assert prints()[1] != pairs
+
+
 def given_pairs(tmp_path: Path, settings: dict[str, Any], lines: list[Any], **changes: Any) -> Path:
     folder = tmp_path / "given"
     folder.mkdir(exist_ok=True)

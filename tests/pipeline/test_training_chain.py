@@ -17,6 +17,7 @@ from pipeline_builders import make_recipe, planned, record, rows, run, shards
 
 from bioie_ray.artifacts.output import DriftError
 from bioie_ray.config.recipe import RecipeError
+from bioie_ray.pipeline import dev_questions
 from bioie_ray.pipeline.plan import Planner
 from bioie_ray.pipeline.train_stage import TrainStage
 
@@ -166,7 +167,9 @@ def test_a_setting_is_in_the_fingerprints_of_its_stage_and_of_what_comes_after(t
     assert not moved("train", checkpoint_every_steps=3, keep_checkpoints=1)
 
 
-def test_what_dev_answers_depend_on_is_in_the_fingerprint_of_a_stage_that_is_chosen_by_them(tmp_path: Path, tiny_llm: str) -> None:
+def test_what_dev_answers_depend_on_is_in_the_fingerprint_of_a_stage_that_is_chosen_by_them(
+    tmp_path: Path, tiny_llm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run(tmp_path, **{**chain(tiny_llm), "job": "prepare_corpora", "matrix": {}})
 
     def preft(score: bool, **changes: Any) -> str:
@@ -178,6 +181,9 @@ def test_what_dev_answers_depend_on_is_in_the_fingerprint_of_a_stage_that_is_cho
 
     assert preft(score=True, generate={"max_new_tokens": 9}) != preft(score=True)
     assert preft(score=False, generate={"max_new_tokens": 9}) == preft(score=False)
+    before = preft(score=True), preft(score=False)
+    monkeypatch.setattr(dev_questions, "RULES_VERSION", dev_questions.RULES_VERSION + 1)
+    assert [preft(score=score) == one for score, one in zip((True, False), before, strict=True)] == [False, True]
 
 
 def test_a_task_without_dev_documents_is_an_error_that_says_what_to_set(tmp_path: Path, tiny_llm: str) -> None:
