@@ -132,7 +132,8 @@ class InstructionsWorker:
         self._output.note(f"{len(mixture.rows):,} rows of {sum(entry.records for entry in mixture.entries):,} records")
         size = self._settings.records_per_shard
         shards = {f"train-{n:05d}": mixture.rows[start : start + size] for n, start in enumerate(range(0, len(mixture.rows), size))}
-        missing = {name: rows for name, rows in shards.items() if name not in self._output.markers()}
+        done = self._output.markers()
+        missing = {name: rows for name, rows in shards.items() if name not in done}
         with tempfile.TemporaryDirectory(prefix="bioie-mixture-") as folder:
             self._sort_into(Path(folder), missing)
             for name, rows in missing.items():
