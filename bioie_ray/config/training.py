@@ -121,7 +121,7 @@ class LoraSettings(Settings):
 
 
 class StageSettings(Settings):
-    """One training stage. ``batch_size`` is the sequences of an optimizer step over all ranks, so that their number changes rounding only."""
+    """One training stage. ``batch_size`` is the sequences of an optimizer step over all ranks, so that their number changes rounding and dropout only."""
 
     method: Literal["full", "lora", "qlora"] = Field(default="lora", description="qlora: a frozen base in 4 bits (nf4, doubly quantised)")
     lora: LoraSettings = LoraSettings()
@@ -163,7 +163,7 @@ class TrainSettings(Settings):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="of weights and matrix products; adapters stay float32 (bfloat16 on 4-bit weights, as QLoRA's paper has it)",
+        description="of weights and matrix products; adapters stay float32",
     )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         default="auto", description="auto: eager for Gemma 2 (soft-capped logits), else sdpa"

@@ -50,9 +50,10 @@ class TrainStage:
     def output(self) -> Output:
         """Adapter ``adapter/``, merged model ``model/``, ``metrics.jsonl``, and the trace as a shard.
 
-        The number of ranks is not in the payload: it moves a result by rounding only, and the record has it.
+        The number of ranks is not in the payload: it moves a result by rounding, and by which numbers dropout draws; the record has it.
         """
-        train = self.recipe.train.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT)
+        unused = set[str]() if self.dev else {"score_every_steps", "score_documents", "patience"}
+        train = self.recipe.train.model_dump(mode="json", exclude=_NOT_IN_FINGERPRINT | unused)
         payload = {
             "kind": f"models-{self.stage}",
             "format_version": FORMAT_VERSION,
@@ -107,7 +108,7 @@ class TrainStage:
         summary: dict[str, Any] = json.loads(self.output.store.read(f"{self.output.key}/{SUMMARY}"))
         CheckpointStore(self.output).drop()
         Best(self.output).drop()
-        return {"stage": self.stage, "base_model": self.base.ref, "ranks": self.recipe.cluster.ranks, **summary}
+        return {"stage": self.stage, "base_model": self.base.ref, **summary}
 
 
 def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list[str]:

@@ -98,10 +98,9 @@ class CheckpointStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
 
-    def keep_newest(self, num_kept: int, besides: int | None = None) -> None:
-        """Delete all but the newest whole checkpoints, the one of step ``besides``, and what is newer than they (it may be under way)."""
-        whole = self.whole()
-        kept = {checkpoint.step for checkpoint in whole[-num_kept:]} | ({besides} if besides is not None else set())
+    def keep_newest(self, num_kept: int) -> None:
+        """Delete all but the newest whole checkpoints and what is newer than they (it may be under way)."""
+        kept = {checkpoint.step for checkpoint in self.whole()[-num_kept:]}
         newest = max(kept, default=0)
         for step, name in sorted(self._files(), key=lambda file: not _LIST.match(file[1])):  # lists first: no whole one without its files
             if step not in kept and step < newest:
@@ -109,7 +108,6 @@ class CheckpointStore:
 
     def drop(self) -> None:
         """Delete all: the training is done. In a folder that takes along what a kill left of a file under way."""
-        self.keep_newest(0)
         for step, name in sorted(self._files(), key=lambda file: not _LIST.match(file[1])):
             self.output.store.delete(f"{self._folder(step)}/{name}")
         if self.output.address.is_local:
@@ -134,19 +132,19 @@ class Uploader:
         self._rank = rank
         self._num_ranks = num_ranks
         self._num_kept = num_kept
-        self._queue: queue.Queue[tuple[Path, int, int | None] | None] = queue.Queue()
+        self._queue: queue.Queue[tuple[Path, int] | None] = queue.Queue()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()
 
-    def put(self, folder: Path, step: int, best_step: int | None) -> None:
+    def put(self, folder: Path, step: int) -> None:
         """Hand a local checkpoint over.
 
         Raises:
             StoreError: an earlier one could not be put away (the disk is full, say): training on would be for nothing.
         """
         self._raise()
-        self._queue.put((folder, step, best_step))
+        self._queue.put((folder, step))
 
     def close(self) -> None:
         """Wait until all are put away.
@@ -166,11 +164,11 @@ class Uploader:
         while (item := self._queue.get()) is not None:
             if self._error is not None:
                 continue
-            folder, step, best_step = item
+            folder, step = item
             try:
                 self._checkpoints.put(folder, step, self._rank, self._num_ranks)
                 if self._rank == 0:
-                    self._checkpoints.keep_newest(self._num_kept, best_step)
+                    self._checkpoints.keep_newest(self._num_kept)
             except Exception as error:  # noqa: BLE001 - raised in the training's own thread, by put or close
                 self._error = error
             with suppress(OSError):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bioie_ray.config.cluster import ClusterSettings, actor_cpus
-from bioie_ray.training.stage import Stage, TrainingError
+from bioie_ray.training.stage import Stage, TrainingError, accumulation
 
 # What ranks must have set before torch and DeepSpeed are imported.
 _RANK_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "WANDB_SILENT": "true"}
@@ -46,9 +46,11 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from bioie_ray.execution.ray_cluster import connect
-    from bioie_ray.training.rank import train_under_ray
+    from bioie_ray.training.rank import FAILED, failure, train_under_ray
 
+    _check_ranks(stage, cluster)
     connect()
+    stage.output.store.delete(f"{stage.output.key}/{FAILED}")  # of an earlier launch
     for name in ("ray.train", "ray.train.v2"):
         logging.getLogger(name).setLevel(logging.ERROR)
     on_gpu = cluster.gpus_per_worker > 0
@@ -77,9 +79,25 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
         try:
             result: Any = trainer.fit()
         except TrainingFailedError as error:
-            raise TrainingError(_reason(stage, error)) from error
+            raise TrainingError(failure(stage.output) or _reason(stage, error)) from error
     if result.return_value:
         raise TrainingError(str(result.return_value))
+
+
+def _check_ranks(stage: Stage, cluster: ClusterSettings) -> None:
+    """What would only come to light once ranks are lost.
+
+    Raises:
+        TrainingError: a number of ranks that a training may go on with cannot share its batch, or its optimizer.
+    """
+    fewest = cluster.min_ranks or cluster.ranks
+    if fewest < cluster.ranks and stage.train.zero_stage:
+        raise TrainingError(
+            f"cluster.min_ranks={fewest} lets a training go on with fewer ranks, and DeepSpeed's shards of the optimizer fit no other number; "
+            "leave min_ranks out, or set train.zero_stage=0"
+        )
+    for num_ranks in range(fewest, cluster.ranks + 1):
+        accumulation(stage.settings, stage.name, num_ranks)
 
 
 def _accelerator(*, on_gpu: bool) -> dict[str, str]:

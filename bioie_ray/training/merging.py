@@ -15,7 +15,7 @@ from bioie_ray.training.tokens import ChatTokenizer
 # Of logits in float32, relative to the largest one: merging adds two matrices once where the adapter added two products each time, which moves
 # the last bits (1e-6 measured on Gemma 3 270M).
 TOLERANCE = 1e-4
-_SHARD_SIZE = "2GB"  # a shard goes to the store by one put, through memory
+_SHARD_SIZE = "500MB"  # a shard goes to the store by one put, through memory
 
 
 @dataclass(frozen=True, slots=True)

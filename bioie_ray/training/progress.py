@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.store import StoreError
 from bioie_ray.training.checkpoints import Uploader
 from bioie_ray.training.flops import peak_flops
 
@@ -27,7 +29,7 @@ class CheckpointCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Every rank hands over its own files."""
-        self._uploader.put(self._folder / f"checkpoint-{state.global_step}", state.global_step, None)
+        self._uploader.put(self._folder / f"checkpoint-{state.global_step}", state.global_step)
 
 
 class TokensCallback(TrainerCallback):
@@ -46,10 +48,11 @@ class TokensCallback(TrainerCallback):
 class MetricsCallback(TrainerCallback):
     """Of rank 0: every step's numbers as JSONL in the store, and the note that the driver shows."""
 
-    def __init__(self, output: Output, flops_per_token: float) -> None:
+    def __init__(self, output: Output, flops_per_token: float, num_ranks: int) -> None:
         self._output = output
         self._flops_per_token = flops_per_token
-        self._peak = peak_flops()
+        peak = peak_flops()
+        self._peak = peak and peak * num_ranks  # tokens are counted over all ranks
         self._noted = self._began = time.monotonic()
         self._first: tuple[int, float] | None = None
 
@@ -64,8 +67,12 @@ class MetricsCallback(TrainerCallback):
         if now - self._noted < _NOTE_EVERY_S and state.global_step < state.max_steps:
             return
         self._noted = now
+        with suppress(StoreError):  # a line for people is not worth a training; checkpoints say what is wrong with the store
+            self._output.note(self._line(state, logs, num_tokens, now - self._began))
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """All numbers so far, as often as a checkpoint is made: they grow with the steps."""
         self._output.store.write(f"{self._output.key}/{METRICS}", to_jsonl(state.log_history))
-        self._output.note(self._line(state, logs, num_tokens, now - self._began))
 
     def _line(self, state: Any, logs: dict[str, Any], num_tokens: float, seconds: float) -> str:
         assert self._first is not None, "set by the first log"

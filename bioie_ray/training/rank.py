@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,13 @@ import pyarrow as pa
 import torch
 import torch.distributed as dist
 from transformers import PrinterCallback
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
-from bioie_ray.artifacts.store import StoreError
+from bioie_ray.artifacts.output import Output
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
-from bioie_ray.training.checkpoints import CheckpointStore, Uploader
+from bioie_ray.training.checkpoints import Checkpoint, CheckpointStore, Uploader
 from bioie_ray.training.flops import flops_per_token
 from bioie_ray.training.loading import adapter_config, load_base
 from bioie_ray.training.order import stream
@@ -30,6 +33,8 @@ from bioie_ray.training.scoring import score
 from bioie_ray.training.stage import Stage, TrainingError, ids_of, token_rows
 from bioie_ray.training.tokens import load_chat_tokenizer
 from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
+
+FAILED = "_failed.txt"
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,10 @@ def train(stage: Stage) -> None:
     """
     place = Place.here()
     on_gpu = torch.cuda.is_available()
-    torch.set_num_threads(stage.train.threads)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # every new tensor would be written twice
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    warnings.filterwarnings("ignore", category=FutureWarning)
     table = token_rows(stage.tokens, stage.reference)
     if not table.num_rows:
         raise TrainingError(f"{stage.tokens.location} holds nothing to train on; see its record for what was left out, and why")
-    with tempfile.TemporaryDirectory(prefix="bioie-training-") as scratch, answers_only():
+    with _the_same_each_time(stage.train.threads), tempfile.TemporaryDirectory(prefix="bioie-training-") as scratch, answers_only():
         folder = Path(scratch)
         checkpoints = CheckpointStore(stage.output)
         resume = _restore(checkpoints, folder / "resume", place, stage)
@@ -83,7 +81,34 @@ def train(stage: Stage) -> None:
         if place.rank == 0:
             history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
             stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(history))
-            finish(stage, table, folder / "last", best, history, trainer.state.global_step)
+            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call] # or rank 0 would load the merged model in parts, with ranks that do not come
+            finish(stage, table, folder / "last", best, history, trainer.state.global_step, place.num_ranks)
+
+
+@contextmanager
+def _the_same_each_time(threads: int) -> Iterator[None]:
+    """Sums in a fixed order and without banners; what this process does afterwards is as before."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before, deterministic, verbosity = (
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        transformers_logging.get_verbosity(),
+    )
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # every new tensor would be written twice
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            yield
+    finally:
+        torch.set_num_threads(before)
+        torch.use_deterministic_algorithms(mode=deterministic)
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        transformers_logging.set_verbosity(verbosity)
 
 
 def out_of_memory(stage: Stage, reason: str) -> str:
@@ -101,10 +126,9 @@ def out_of_memory(stage: Stage, reason: str) -> str:
 
 def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> Path | None:
     """The newest whole checkpoint as a folder here. One of other ranks is taken too where that can be done, and that is said."""
-    whole = checkpoints.whole()
-    if not whole:
+    newest = _agreed(next(reversed(checkpoints.whole()), None), place)
+    if newest is None:
         return None
-    newest = whole[-1]
     if newest.num_ranks != place.num_ranks:
         if stage.train.zero_stage:
             raise TrainingError(
@@ -117,6 +141,16 @@ def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: St
             )
     checkpoints.get(newest, folder, place.rank)
     return folder
+
+
+def _agreed(newest: Checkpoint | None, place: Place) -> Checkpoint | None:
+    """Rank 0's choice: a checkpoint that becomes whole between two looks must not part the ranks."""
+    if place.num_ranks == 1:
+        return newest
+    chosen: list[Any] = [newest]
+    dist.broadcast_object_list(chosen, src=0)
+    found: Checkpoint | None = chosen[0]
+    return found
 
 
 def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, resume: Path | None = None, *, on_gpu: bool) -> Any:
@@ -144,6 +178,10 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
         trainer: Any = PairTrainer(**common, data_collator=PairCollator(tokenizer.pad_token_id), penalty=stage.settings.penalty)
     else:
         trainer = AnswerTrainer(**common, data_collator=SftCollator(tokenizer.pad_token_id, packed=stage.settings.packing))
+    if stage.settings.method == "qlora":  # TRL makes them bfloat16, which cannot hold a small step: 1e-2 and 2e-7 more are the same there
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TokensCallback(trainer))
     trainer.name_rows = lambda rows: ids_of(table, rows)
@@ -162,9 +200,9 @@ def _last_step(resume: Path | None, stage: Stage, planned: int) -> int:
 
 def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path) -> None:
     if place.rank == 0:
-        total = sum(p.numel() for p in trainer.model.parameters())
+        total = sum(math.prod(getattr(p, "quant_state", p).shape) for p in trainer.model.parameters())  # 4-bit weights lie two to a number
         trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        trainer.add_callback(MetricsCallback(stage.output, flops_per_token(total, trained)))
+        trainer.add_callback(MetricsCallback(stage.output, flops_per_token(total, trained), place.num_ranks))
     if stage.train.score_every_steps is None or stage.scoring is None:
         return
     plan, chat = stage.scoring, load_chat_tokenizer(str(stage.base.folder()), stage.train.template)
@@ -196,16 +234,28 @@ def _agreement(place: Place) -> Callable[[bool], bool]:
 
 
 def train_under_ray(config: dict[Any, Any]) -> str | None:
-    """The same as Ray Train's function: what would fail again comes back as text, everything else is raised and tried again."""
+    """The same as Ray Train's function: what would fail again comes back as text, everything else is raised and tried again.
+
+    A rank that fails alone writes the text down and raises, so that the others, which wait for it, are ended; all return it the next time.
+    """
+    stage: Stage = config["stage"]
+    told = failure(stage.output)
+    if told is not None:
+        return told
     try:
-        train(config["stage"])
-    except (TrainingError, StoreError) as error:
-        return str(error)
-    except ValueError as error:
-        return f"{type(error).__name__}: {error}" if not str(error) else str(error)
+        train(stage)
+    except ValueError as error:  # of the family for people: a loss that is no number, no memory, no space in the store
+        told = str(error) or type(error).__name__
+        if Place.here().num_ranks == 1:
+            return told
+        stage.output.store.write(f"{stage.output.key}/{FAILED}", told.encode())
+        raise
     return None
 
 
-def read_metrics(data: bytes) -> list[dict[str, Any]]:
-    """The inverse of ``to_jsonl``."""
-    return [json.loads(line) for line in data.splitlines() if line]
+def failure(output: Output) -> str | None:
+    """What a rank of this launch wrote down before it failed."""
+    try:
+        return output.store.read(f"{output.key}/{FAILED}").decode()
+    except FileNotFoundError:
+        return None

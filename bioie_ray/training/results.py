@@ -69,7 +69,7 @@ class Best:
             self._output.store.delete(key)
 
 
-def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[dict[str, Any]], steps: int) -> None:
+def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[dict[str, Any]], steps: int, num_ranks: int) -> None:
     """Write everything, the shard last."""
     output, train = stage.output, stage.train
     trained = last.parent / "chosen"
@@ -79,7 +79,7 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[
     base = stage.base.folder()
     tokenizer = load_chat_tokenizer(str(base), train.template)
     target = last.parent / "merged"
-    summary: dict[str, Any] = {"steps": steps, "records": num_records(table), "sequences": table.num_rows}
+    summary: dict[str, Any] = {"steps": steps, "records": num_records(table), "sequences": table.num_rows, "ranks": num_ranks}
     if chosen is not None:
         summary["best"] = {"step": chosen[0], "dev_f1": chosen[1]}
     files = []

@@ -22,7 +22,11 @@ def sft_rows(records: Sequence[Mapping[str, Any]], chat: ChatTokenizer, settings
 
     Returns:
         A table of ``SFT_SCHEMA``, and how many records, tokens, answer tokens, and records left out there are.
+
+    Raises:
+        ConversationError: the template ends answers by no token, so that a model could not learn to stop.
     """
+    _ = chat.end_of_turn  # a template without one is an error now, not after the training
     kept: list[tuple[str, Encoded]] = []
     too_long = refused = 0
     for record in records:
@@ -63,6 +67,7 @@ def pair_rows(pairs: Sequence[Mapping[str, Any]], chat: ChatTokenizer, settings:
     Returns:
         A table of ``PAIR_SCHEMA``, and how many pairs, tokens, and pairs left out there are.
     """
+    _ = chat.end_of_turn
     rows: list[dict[str, Any]] = []
     counts = dict.fromkeys(("pairs", "tokens", "prompt_too_long", "too_long", "same_tokens", "refused_by_template"), 0)
     for pair in pairs:

@@ -88,7 +88,7 @@ def arguments(stage: Stage, folder: Path, num_rows: int, num_ranks: int, *, on_g
         "log_level": "error",
     }
     if isinstance(settings, DpopSettings):
-        return DPOConfig(
+        found: SFTConfig | DPOConfig = DPOConfig(
             **common,
             beta=settings.beta,
             label_smoothing=settings.label_smoothing,
@@ -96,7 +96,11 @@ def arguments(stage: Stage, folder: Path, num_rows: int, num_ranks: int, *, on_g
             # The numbers come with the data: TRL would compute them here, once for each rank that begins anew.
             precompute_ref_log_probs=False,
         )
-    return SFTConfig(**common, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
+    else:
+        found = SFTConfig(**common, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
+    if found.n_gpu > 1:  # one process, several GPUs in sight: transformers would share the batch among them, and see rows twice
+        found._n_gpu = 1  # noqa: SLF001
+    return found
 
 
 def deepspeed_config(stage: Stage) -> dict[str, Any] | None:

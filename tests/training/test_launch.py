@@ -47,7 +47,7 @@ def launched(stage: Stage, **cluster: Any) -> Output:
     said: list[str] = []
     launch(stage, ClusterSettings(**cluster), said.append)
     if cluster.get("executor") != "inline":
-        assert said == [f"training {stage.name} on {cluster.get('ranks', 1)} ranks"]
+        assert said == ["starting 1 rank" if cluster.get("ranks", 1) == 1 else f"starting {cluster['ranks']} ranks"]
     return stage.output
 
 
@@ -182,3 +182,33 @@ def test_two_ranks_share_an_optimizer_by_zero_2(own_ray: None, llama: Path, tmp_
     folder = shared.output.address.folder / shared.output.key / "_checkpoints/step-00000002"
     shards = [path.name for path in folder.rglob("*zero_pp_rank_*optim_states.pt")]
     assert len({name.partition("zero_pp_rank_")[2][0] for name in shards}) == 2  # each rank its own
+
+
+def test_ranks_that_could_not_share_a_batch_are_refused_before_any_is_lost(llama: Path, tmp_path: Path) -> None:
+    stage = sft_stage(tmp_path, llama, sft_settings(batch_size=4, micro_batch_size=1))
+    with pytest.raises(TrainingError, match=r"preft.batch_size is 4, which 3 ranks .* cannot share"):
+        launch(stage, ClusterSettings(ranks=4, min_ranks=2), lambda _: None)
+    sharded = sft_stage(tmp_path / "zero", llama, train=TRAIN.model_copy(update={"zero_stage": 2}))
+    with pytest.raises(TrainingError, match=r"cluster\.min_ranks=1 .* fit no other number"):
+        launch(sharded, ClusterSettings(ranks=2, min_ranks=1), lambda _: None)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.usefixtures("own_ray")
+def test_a_rank_that_fails_alone_ends_the_others_and_is_heard(llama: Path, tmp_path: Path) -> None:
+    """A record that breaks the loss is in the batch of one rank: the other would wait for it until a time-out of half an hour."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(llama), AutoTokenizer.from_pretrained(llama)
+    (seven,) = tokenizer("7", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[seven] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    stage = sft_stage(tmp_path, tmp_path / "broken", sft_settings(packing=False, micro_batch_size=1))
+    began = time.monotonic()
+    with pytest.raises(TrainingError, match=r"the loss is nan at step \d+ of \d+, in the batch of d1?7;"):
+        launched(stage, ranks=2)
+    assert time.monotonic() - began < 600

@@ -152,14 +152,6 @@ def test_only_the_newest_whole_ones_are_kept_with_what_is_under_way(checkpoints:
     assert steps(place) == [6, 8]
 
 
-def test_the_best_one_is_kept_besides(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
-    for step in (2, 4, 6, 8):
-        put(checkpoints, tmp_path, step)
-    checkpoints.keep_newest(1, besides=4)
-    assert steps(place) == [4, 8]
-    checkpoints.get(Checkpoint(4, 1), tmp_path / "back", 0)
-
-
 def test_with_fewer_than_are_kept_nothing_goes(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     put(checkpoints, tmp_path, 2)
     put(checkpoints, tmp_path, 4)
@@ -182,7 +174,7 @@ def test_the_uploader_puts_checkpoints_away_and_clears_up_behind_itself(checkpoi
     uploader = Uploader(checkpoints, rank=0, num_ranks=1, num_kept=2)
     folders = [files_of_rank(tmp_path / f"checkpoint-{step}", 0) for step in (2, 4, 6)]
     for step, folder in zip((2, 4, 6), folders, strict=True):
-        uploader.put(folder, step, None)
+        uploader.put(folder, step)
     uploader.close()
     assert [each.step for each in checkpoints.whole()] == [4, 6]
     assert steps(place) == [4, 6]
@@ -194,7 +186,7 @@ def test_only_the_first_rank_deletes_old_ones(checkpoints: CheckpointStore, tmp_
         put(checkpoints, tmp_path, step, num_ranks=2, ranks=(0,))
     uploader = Uploader(checkpoints, rank=1, num_ranks=2, num_kept=1)
     for step in (2, 4):
-        uploader.put(files_of_rank(tmp_path / f"checkpoint-{step}", 1), step, None)
+        uploader.put(files_of_rank(tmp_path / f"checkpoint-{step}", 1), step)
     uploader.close()
     assert steps(place) == [2, 4]
     assert checkpoints.whole() == [Checkpoint(2, 2), Checkpoint(4, 2)]
@@ -203,7 +195,7 @@ def test_only_the_first_rank_deletes_old_ones(checkpoints: CheckpointStore, tmp_
 def test_an_error_of_the_uploader_is_raised_when_it_is_closed(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     (place / "step-00000002/zz_last.bin").mkdir(parents=True)
     uploader = Uploader(checkpoints, rank=0, num_ranks=1, num_kept=2)
-    uploader.put(files_of_rank(tmp_path / "checkpoint-2", 0), 2, None)
+    uploader.put(files_of_rank(tmp_path / "checkpoint-2", 0), 2)
     with pytest.raises(OSError, match="zz_last"):
         uploader.close()
     assert checkpoints.whole() == []
@@ -213,14 +205,14 @@ def test_an_error_of_the_uploader_is_raised_at_the_next_checkpoint(checkpoints: 
     (place / "step-00000002/zz_last.bin").mkdir(parents=True)
     uploader = Uploader(checkpoints, rank=0, num_ranks=1, num_kept=2)
     first, second = (files_of_rank(tmp_path / f"checkpoint-{step}", 0) for step in (2, 4))
-    uploader.put(first, 2, None)
+    uploader.put(first, 2)
     gone = threading.Event()
     for _ in range(200):  # until the thread has failed and cleared the folder
         if not first.exists():
             break
         gone.wait(0.05)
     with pytest.raises(OSError, match="zz_last"):
-        uploader.put(second, 4, None)
+        uploader.put(second, 4)
     with pytest.raises(OSError, match="zz_last"):
         uploader.close()
     assert steps(place) == [2]  # nothing was put after what went wrong
