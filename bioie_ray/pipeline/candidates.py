@@ -14,7 +14,7 @@ from bioie_ray.config.generation import GenerateSettings
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
 from bioie_ray.corpora.document import Document
-from bioie_ray.corpora.tasks import Task, get_task
+from bioie_ray.corpora.tasks import get_task
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.answering import answer, finish_asking, model_identity, sample_seed
 from bioie_ray.pipeline.step import ShardStep, Step, address_of
@@ -146,7 +146,7 @@ class CandidatesWorker:
         room = None if tokenizer.context is None else tokenizer.context - wanted.max_new_tokens
         requests = []
         for document in documents:
-            turns = (Message("user", self._question(task, document)),)
+            turns = (Message("user", self._instructions.question(task, document.text)),)
             text = tokenizer.render(turns)
             if room is None or tokenizer.count(text) <= room:
                 requests += [
@@ -176,9 +176,6 @@ class CandidatesWorker:
         }
         self._output.commit(unit, pa.Table.from_pylist(rows, schema=CANDIDATE_SCHEMA), counts)
         self._output.drop_parts(unit)
-
-    def _question(self, task: Task, document: Document) -> str:
-        return f"{self._instructions.ask(task)}\n\n{self._instructions.input(document.text)}"
 
     def _is_asked(self, name: TaskName, document: Document) -> bool:
         """Whether a document is among ``max_documents`` of its task: a draw over all shards, the same in each of them."""

@@ -61,7 +61,7 @@ class DevQuestions:
             questions += [
                 Question(
                     f"{name}/{document.id}",
-                    f"{instructions.ask(task)}\n\n{instructions.input(document.text)}",
+                    instructions.question(task, document.text),
                     task.kind,
                     distinct(gold(task, document).answers),
                 )

@@ -206,7 +206,7 @@ class PreferencesWorker:
             documents = {document.id: document for document in self._documents(name) if document.id in answers}
             for id_ in drawn_order(list(documents), seed):
                 document = documents[id_]
-                question = f"{step.instructions.ask(task)}\n\n{step.instructions.input(document.text)}"
+                question = step.instructions.question(task, document.text)
                 messages = json.dumps([{"role": "user", "content": question}], ensure_ascii=False)
                 view, right = GoldView.of(task, document), gold(task, document).answers
                 if self._says_a_test(messages, format_list(right), ""):  # before the choice, or its mix would count what is left out

@@ -36,6 +36,10 @@ class Instructions:
         """A document as it is asked about."""
         return str(self.data["input"]).replace("{text}", text)
 
+    def question(self, task: Task, text: str) -> str:
+        """The first turn of a conversation: the instruction, and the first document that is asked about."""
+        return f"{self.ask(task)}\n\n{self.input(text)}"
+
     def answer(self, answer: str) -> str:
         """An example's answer in plain form; empty ``answer``: what the model is to continue, without a space at its end."""
         return str(self.data["answer"]).replace("{answer}", answer).rstrip(" ")

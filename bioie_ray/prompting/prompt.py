@@ -103,11 +103,12 @@ class PromptBuilder:
 
     def _turns(self, query: str, examples: Sequence[Example]) -> tuple[Message, ...]:
         """The instruction stands in the first turn of the user: some templates refuse a system role (Gemma 2's does)."""
+        texts = [*(example.text for example in examples), query]
+        asked = [self.instructions.question(self.task, texts[0]), *map(self.instructions.input, texts[1:])]
         turns: list[Message] = []
-        for example in examples:
-            turns += [Message("user", self.instructions.input(example.text)), Message("assistant", format_list(example.answers))]
-        turns.append(Message("user", self.instructions.input(query)))
-        return (Message("user", f"{self.instructions.ask(self.task)}\n\n{turns[0].content}"), *turns[1:])
+        for question, example in zip(asked, examples, strict=False):
+            turns += [Message("user", question), Message("assistant", format_list(example.answers))]
+        return (*turns, Message("user", asked[-1]))
 
     def _text(self, query: str, examples: Sequence[Example], turns: Sequence[Message]) -> str | None:
         if self.form == "chat":
