@@ -44,7 +44,12 @@ PREFERENCE_SCHEMA = pa.schema(
 PAIRS_PER_SHARD = 2_000
 _UNIT = "pairs"
 _RAW_CHARS = 2_000
-_COUNTS = ("read", "pairs", "no_wrong_answer", "test_overlap")
+# Why a document or record makes no pair, and what to do about it.
+_LEFT_OUT = {
+    "no_wrong_answer": "sample more answers (preferences.samples, temperature), or allow corruptions (preferences.corruptions=1)",
+    "test_overlap": "set instructions.overlap_words higher if what they share with test documents is no more than a phrase",
+}
+_COUNTS = ("read", "pairs", *_LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -121,12 +126,10 @@ class PreferencesStep:
             ValueError: there is no pair, or too much is in quarantine; what was written is given up.
         """
         totals = {name: sum(marker.counts.get(name, 0) for marker in markers.values()) for name in (*_COUNTS, "quarantined")}
-        if totals["quarantined"] > self.recipe.instructions.max_quarantined_share * totals["read"] or not totals["pairs"]:
+        problem = self._problem(totals)
+        if problem:
             self.output.discard()
-            raise ValueError(
-                f"{self.what}: {totals['pairs']} pairs of {totals['read']} records or documents, {totals['quarantined']} in quarantine (see {self.output.location}"
-                "/_quarantine); mend the source, or sample more answers (preferences.samples, temperature), or allow corruptions (preferences.corruptions=1)"
-            )
+            raise ValueError(problem)
         mix = Counter[str]()
         for shard in sorted(markers):
             table = self.output.read_shard(shard, ["kind", "made_by"])
@@ -134,6 +137,22 @@ class PreferencesStep:
         num_overlapping = totals["test_overlap"]
         told = f"{num_overlapping} of {totals['read']} records or documents hold what a test document says and are left out"
         return {"mix": dict(sorted(mix.items())), "totals": totals, **({"warnings": [told]} if num_overlapping else {})}
+
+    def _problem(self, totals: Mapping[str, int]) -> str | None:
+        """What went wrong, and what would help against it."""
+        told = f"{self.what}: {totals['pairs']} pairs of {totals['read']} {'documents' if self.candidates else 'records'}"
+        limit = self.recipe.instructions.max_quarantined_share
+        if totals["quarantined"] > limit * totals["read"]:
+            return (
+                f"{told}, {totals['quarantined']} in quarantine (see {self.output.location}/_quarantine), and instructions.max_quarantined_share is "
+                f"{limit:.1%}; mend the source, or raise the limit"
+            )
+        if totals["pairs"]:
+            return None
+        reasons = [f"{totals[name]} {name.replace('_', ' ')}" for name in (*_LEFT_OUT, "quarantined") if totals[name]]
+        ways_out = [advice for name, advice in _LEFT_OUT.items() if totals[name]]
+        others = "take other documents (preferences.tasks, splits)" if self.candidates else "give another preferences.path"
+        return f"{told} ({', '.join(reasons) or 'there were none'}); {', or '.join([*ways_out, others])}"
 
 
 class PreferencesWorker:

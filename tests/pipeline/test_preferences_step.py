@@ -150,7 +150,9 @@ def test_several_pairs_of_a_document_have_different_answers(tmp_path: Path, sett
 def test_nothing_wrong_anywhere_is_an_error_that_says_what_to_set(tmp_path: Path, settings: dict[str, Any]) -> None:
     settings |= {"preferences": {"samples": 1, "corruptions": 0.0}}
     step = answered(tmp_path, lambda task, document, _: format_list(right(task, document)), settings)
-    with pytest.raises(ValueError, match=r"0 pairs of 24.*preferences\.samples.*preferences\.corruptions=1"):
+    with pytest.raises(
+        ValueError, match=r"0 pairs of 24 documents \(24 no wrong answer\).*preferences\.samples.*preferences\.corruptions=1"
+    ):
         make(step)
     assert not list(Path(step.output.location).glob("*.parquet"))
     settings["preferences"]["corruptions"] = 1.0
@@ -257,13 +259,24 @@ def test_a_training_document_that_holds_a_test_document_makes_no_pair(tmp_path: 
 
 
 def test_too_many_bad_records_end_the_job_and_a_mended_file_takes_the_version(tmp_path: Path, settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"2 pairs of 3 records.*1 in quarantine.*_quarantine.*mend the source"):
+    with pytest.raises(
+        ValueError, match=r"2 pairs of 3 records, 1 in quarantine.*_quarantine.*max_quarantined_share is 5.0%; mend the source, or raise"
+    ):
         given_pairs(tmp_path, settings, [GOOD, "nonsense", GOOD])
     output = tmp_path / "store/preferences/r@1"
     assert not list(output.glob("*.parquet"))
     assert [one["line"] for one in quarantine(output)] == [2]
     assert len(rows(given_pairs(tmp_path, settings, [GOOD, GOOD]))) == 2
     assert not quarantine(output)
+
+
+def test_given_files_without_a_pair_are_an_error_about_files_and_not_about_answers(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"0 pairs of 0 records \(there were none\); give another preferences\.path$"):
+        given_pairs(tmp_path, settings, [])
+    with pytest.raises(
+        ValueError, match=r"0 pairs of 1 records \(1 test overlap\); set instructions\.overlap_words higher.*preferences\.path$"
+    ):
+        given_pairs(tmp_path, settings, [{**GOOD, "prompt": " ".join(text_of(40))}])
 
 
 def test_the_published_form_is_read(corpora_dir: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
