@@ -24,12 +24,13 @@ from bioie_ray.corpora.tasks import get_task
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.records_worker import RecordsWorker
 from bioie_ray.pipeline.step import ShardStep, Step, address_of
-from bioie_ray.pipeline.task_documents import TaskDocuments
+from bioie_ray.pipeline.task_documents import TaskDocuments, held_out_texts
 from bioie_ray.prompting.instructions import Instructions, load_instructions
 from bioie_ray.prompting.phrasings import Phrasings, load_phrasings
 from bioie_ray.retrieval.models import tokenizer_fingerprint
 from bioie_ray.training.chat_template import template_digest
 from bioie_ray.training.instructions.curation import NOT_KEPT
+from bioie_ray.training.instructions.overlap import MIN_WORDS, too_short
 from bioie_ray.training.instructions.source_files import find_files, locate_source, parts_of
 
 FORMAT_VERSION: Final = 2
@@ -186,6 +187,10 @@ class RecordsStep(ShardStep):
         if num_overlapping:
             by_corpus = ", ".join(f"{corpus} {n}" for corpus, n in sorted(overlap.items()))
             warnings.append(f"{num_overlapping} records hold what a test document says and are left out ({by_corpus})")
+        unseen = too_short(held_out_texts([step.output for step in self.corpora.values()]))
+        if unseen:
+            by_corpus = ", ".join(f"{corpus} {n}" for corpus, n in sorted(unseen.items()))
+            warnings.append(f"{unseen.total()} test documents have fewer than {MIN_WORDS} words and were not looked for ({by_corpus})")
         return warnings
 
     def _source_payload(self, number: int) -> dict[str, Any]:

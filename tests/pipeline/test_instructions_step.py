@@ -139,6 +139,13 @@ def test_a_test_document_in_a_source_is_found(tmp_path: Path, settings: dict[str
     assert record(store / "instructions/r@1")["overlap"] == {"bc5cdr": 2}
 
 
+def test_test_documents_that_are_too_short_to_look_for_are_told(tmp_path: Path, settings: dict[str, Any]) -> None:
+    test = [*documents([40], "t"), ("t099", "Rats", "They died.")]
+    settings["source"] = str(write_corpus(tmp_path / "bc5cdr", train=documents(range(6)), test=test))
+    store = run(tmp_path, **settings, instructions=instructions({"kind": "taiyi", "path": str(write(tmp_path / "a.jsonl", [taiyi(1)]))}))
+    assert record(store / "records/r@1")["warnings"] == ["1 test documents have fewer than 5 words and were not looked for (bc5cdr 1)"]
+
+
 BAD = [
     '{"conversation": [',
     '"a text"',

@@ -16,7 +16,7 @@ from bioie_ray.training.instructions.draw import drawn, num_copies
 from bioie_ray.training.instructions.duplicates import Seen, Signer, answer_words
 from bioie_ray.training.instructions.language import is_wanted, language_of
 from bioie_ray.training.instructions.mixture import Candidate, mix
-from bioie_ray.training.instructions.overlap import OverlapIndex
+from bioie_ray.training.instructions.overlap import OverlapIndex, too_short
 from bioie_ray.training.instructions.words import ngram_hashes, word_hashes, words
 
 VOCABULARY = [f"w{n}" for n in range(6)]
@@ -41,11 +41,13 @@ def test_an_overlap_is_so_many_words_in_a_row(test: list[str], record: list[str]
 
 
 def test_every_corpus_that_is_in_a_text_is_named() -> None:
-    index = OverlapIndex.build([("a", text(1)), ("b", text(2)), ("c", f"{text(1)} {text(3)}"), ("d", "Too short.")], 13)
+    texts = [("a", text(1)), ("b", text(2)), ("c", f"{text(1)} {text(3)}"), ("d", "Too short."), ("a", "Just five words in it")]
+    index = OverlapIndex.build(texts, 13)
     inside = " ".join(text(1).split()[50:63])
     assert index.corpora_in(word_hashes(f"Say: “{inside.upper()}”!")) == ["a", "c"]
     assert index.corpora_in(word_hashes(" ".join(text(1).split()[50:62]))) == []
-    assert index.num_too_short == 1
+    assert index.corpora_in(word_hashes("Are just five words in it? Too short.")) == ["a"]
+    assert too_short(texts) == {"d": 1}
 
 
 def judge(seen: Seen, signer: Signer, said: str, answer: str, group: str = "") -> str | None:

@@ -5,6 +5,7 @@ A test document that is shorter than that is looked for as a whole, unless it ha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -12,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bioie_ray.training.instructions.words import Hashes, ngram_hashes, word_hashes
+from bioie_ray.training.instructions.words import Hashes, ngram_hashes, word_hashes, words
 
 MIN_WORDS: Final = 5
 
@@ -23,24 +24,21 @@ class OverlapIndex:
 
     corpora: tuple[str, ...]
     grams: dict[int, tuple[Hashes, NDArray[np.uint64]]]
-    num_too_short: int
 
     @classmethod
     def build(cls, texts: Iterable[tuple[str, str]], num_words: int) -> OverlapIndex:
         """From (corpus, text of a test document)."""
         names: dict[str, int] = {}
         found: dict[int, list[tuple[Hashes, int]]] = {}
-        num_too_short = 0
         for corpus, text in texts:
             bit = names.setdefault(corpus, len(names))
             hashes = word_hashes(text)
             length = min(num_words, len(hashes))
             if length < MIN_WORDS:
-                num_too_short += 1
                 continue
             found.setdefault(length, []).append((np.unique(ngram_hashes(hashes, length)), bit))
         grams = {length: _merged(entries) for length, entries in sorted(found.items())}
-        return cls(tuple(names), grams, num_too_short)
+        return cls(tuple(names), grams)
 
     def corpora_in(self, hashes: Hashes) -> list[str]:
         """The corpora of which a text, given by its word hashes, holds a test document's words."""
@@ -53,6 +51,11 @@ class OverlapIndex:
             hits = owners[places[known[places] == grams]]
             bits |= int(np.bitwise_or.reduce(hits)) if len(hits) else 0
         return [name for place, name in enumerate(self.corpora) if bits >> place & 1]
+
+
+def too_short(texts: Iterable[tuple[str, str]]) -> Counter[str]:
+    """How many test documents have too few words to be looked for, by corpus."""
+    return Counter(corpus for corpus, text in texts if len(words(text)) < MIN_WORDS)
 
 
 def _merged(entries: list[tuple[Hashes, int]]) -> tuple[Hashes, NDArray[np.uint64]]:
