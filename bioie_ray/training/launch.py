@@ -32,6 +32,10 @@ def launch(stage: Stage, cluster: ClusterSettings, say: Callable[[str], None]) -
                 f"train.zero_stage={stage.train.zero_stage} is for ranks, and cluster.executor=inline is one plain process; "
                 "set cluster.executor=ray (with as many cluster.ranks as you like), or train.zero_stage=0"
             )
+        import torch
+
+        if not torch.cuda.is_available():
+            os.environ.update(_accelerator(on_gpu=False))
         from bioie_ray.training.rank import train
 
         train(stage)
