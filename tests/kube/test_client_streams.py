@@ -123,8 +123,8 @@ def test_a_log_is_followed_through_cut_connections_with_every_line_once(cluster:
         through = Client(configuration, context="cut")
         found = list(follow_container(through, cluster.namespace, talker, "talker", on_break=breaks.append))
     assert found == [str(n) for n in range(150)]
-    assert len(cuts) >= 3
-    assert len(breaks) >= 3
+    assert cuts  # some eight on an idle machine; a busy one is still starting when the first of them come
+    assert breaks
 
 
 @pytest.mark.parametrize("talker", [3000], indirect=True)
