@@ -14,6 +14,7 @@ from bioie_ray.config.generation import GenerateSettings
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
 from bioie_ray.corpora.document import Document
+from bioie_ray.corpora.draws import in_drawn_order
 from bioie_ray.corpora.tasks import get_task
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.answering import answer, finish_asking, model_identity, sample_seed
@@ -21,7 +22,6 @@ from bioie_ray.pipeline.step import ShardStep, Step, address_of
 from bioie_ray.pipeline.task_documents import TaskDocuments
 from bioie_ray.prompting.instructions import Instructions, load_instructions
 from bioie_ray.retrieval.models import ModelSource
-from bioie_ray.training.preferences.choosing import drawn_order
 
 FORMAT_VERSION = 2
 CANDIDATE_SCHEMA = pa.schema(
@@ -185,7 +185,7 @@ class CandidatesWorker:
         if name not in self._drawn:
             source = self._documents[name]
             ids = [found.id for shard in source.shards() for found in source.read(shard).documents]
-            self._drawn[name] = frozenset(drawn_order(ids, self._recipe.seed)[:most])
+            self._drawn[name] = frozenset(in_drawn_order(ids, "preferences", self._recipe.seed)[:most])
         return document.id in self._drawn[name]
 
 

@@ -16,6 +16,7 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import CorpusName
 from bioie_ray.corpora.catalog import fingerprint_source
 from bioie_ray.corpora.document import Document
+from bioie_ray.corpora.draws import in_drawn_order
 from bioie_ray.corpora.reading import SourceFile
 from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.dmcr.reading import RULES_VERSION
@@ -212,7 +213,7 @@ class PreferencesWorker:
     def _chosen(self) -> Iterator[dict[str, Any]]:
         from bioie_ray.evaluation.gold_view import GoldView
         from bioie_ray.prompting.answers import format_list
-        from bioie_ray.training.preferences.choosing import Chooser, drawn_order
+        from bioie_ray.training.preferences.choosing import Chooser
         from bioie_ray.training.preferences.corruptions import corrupt
         from bioie_ray.training.preferences.wrongness import judge
 
@@ -223,7 +224,7 @@ class PreferencesWorker:
             chooser = Chooser(settings.kinds, settings.corruptions, seed)
             answers = self._answers(name)
             documents = {document.id: document for document in self._documents(name) if document.id in answers}
-            for id_ in drawn_order(list(documents), seed):
+            for id_ in in_drawn_order(list(documents), "preferences", seed):
                 document = documents[id_]
                 question = step.instructions.question(task, document.text)
                 messages = json.dumps([{"role": "user", "content": question}], ensure_ascii=False)

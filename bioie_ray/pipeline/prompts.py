@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pyarrow as pa
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import Document
+from bioie_ray.corpora.draws import in_drawn_order
 from bioie_ray.corpora.tasks import Task, gold
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.select import SelectStep
@@ -253,7 +253,7 @@ class PromptsWorker:
                 ids += [
                     id_ for id_, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True) if self._is_short_enough(text)
                 ]
-            drawn = sorted(ids, key=lambda id_: hashlib.sha256(f"queries:{self._recipe.seed}:{id_}".encode()).digest())
+            drawn = in_drawn_order(ids, "queries", self._recipe.seed)
             self._chosen = frozenset(drawn[: settings.max_documents])
         return self._chosen
 

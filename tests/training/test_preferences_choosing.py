@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bioie_ray.config.training import ErrorKind
-from bioie_ray.training.preferences.choosing import Chooser, drawn_order
+from bioie_ray.corpora.draws import in_drawn_order
+from bioie_ray.training.preferences.choosing import Chooser
 from bioie_ray.training.preferences.wrongness import Wrong
 
 ALL: Mapping[ErrorKind, float] = {"missed": 1.0, "invented": 1.0, "boundary": 1.0, "direction": 1.0, "malformed": 0.25}
@@ -92,7 +93,7 @@ def test_corruptions_are_a_share_of_the_documents_that_were_answered_right(share
 
 def test_documents_come_in_an_order_of_ids_and_seed_alone() -> None:
     ids = [f"d{n}" for n in range(30)]
-    order = drawn_order(ids, 1)
+    order = in_drawn_order(ids, "preferences", 1)
     assert sorted(order) == sorted(ids)
-    assert order == drawn_order(ids[::-1], 1) != ids
-    assert order != drawn_order(ids, 2)
+    assert order == in_drawn_order(ids[::-1], "preferences", 1) != ids
+    assert order != in_drawn_order(ids, "preferences", 2)

@@ -1,14 +1,10 @@
-"""Draws that depend on ids and the seed alone: another order of records, or further ones in another source, change nothing."""
+"""How many of a source's records are taken, and how often each."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
-
-def in_drawn_order(ids: Sequence[str], purpose: str, seed: int) -> list[str]:
-    """The ids as a shuffle of that purpose and seed has them."""
-    return sorted(ids, key=lambda id_: (hashlib.sha256(f"{purpose}:{seed}:{id_}".encode()).digest(), id_))
+from bioie_ray.corpora.draws import in_drawn_order
 
 
 def drawn(ids: Sequence[str], max_records: int | None, seed: int) -> frozenset[str]:

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from bioie_ray.config.training import SourceSettings
-from bioie_ray.training.instructions.draw import drawn, in_drawn_order, num_copies
+from bioie_ray.corpora.draws import in_drawn_order
+from bioie_ray.training.instructions.draw import drawn, num_copies
 from bioie_ray.training.instructions.duplicates import Seen
 
 # Why a record that was kept is no row of the mixture.

@@ -26,11 +26,6 @@ class Chosen:
     made_by: str
 
 
-def drawn_order(ids: Sequence[str], seed: int) -> list[str]:
-    """Ids in an order that depends on the ids and the seed alone."""
-    return sorted(ids, key=lambda id_: (hashlib.sha256(f"preferences:{seed}:{id_}".encode()).digest(), id_))
-
-
 class Chooser:
     """Takes one document after the other and keeps count of the kinds."""
 
