@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
+from bioie_ray.corpora.draws import in_drawn_order
 from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.dmcr.reading import RULES_VERSION
 from bioie_ray.pipeline.step import Step
@@ -25,7 +25,6 @@ class DevQuestions:
 
     tasks: tuple[TaskName, ...]
     corpora: Mapping[CorpusName, Step]
-    instructions: str
 
     def payload(self, recipe: Recipe) -> dict[str, Any]:
         """What of them a training depends on, beside its seed and how many there are: the best weights by these answers are its result."""
@@ -34,7 +33,7 @@ class DevQuestions:
             "dev_share": recipe.select.dev_share,
             "max_new_tokens": recipe.generate.max_new_tokens,
             "corpora": {name: step.output.fingerprint for name, step in self.corpora.items()},
-            "instructions": load_instructions(self.instructions).digest,
+            "instructions": load_instructions(recipe.prompt.instructions).digest,
             "rules": RULES_VERSION,
         }
 
@@ -47,17 +46,17 @@ class DevQuestions:
         from bioie_ray.evaluation.gold_view import distinct
         from bioie_ray.training.scoring import Question, ScoringPlan
 
-        instructions = load_instructions(self.instructions)
+        instructions = load_instructions(recipe.prompt.instructions)
         questions: list[Question] = []
         for name in self.tasks:
             task = get_task(name, recipe.nlm_gene_types)
             dev = TaskDocuments(self.corpora[task.corpus].output, ("dev",), recipe.select.dev_share, recipe.seed)
-            documents = [document for shard in dev.shards() for document in dev.read(shard).documents]
+            documents = {document.id: document for shard in dev.shards() for document in dev.read(shard).documents}
             if not documents:
                 raise ValueError(
                     f"{name} has no dev document to score a model on; set select.dev_share higher, or leave train.score_every_steps out"
                 )
-            drawn = sorted(documents, key=lambda document: hashlib.sha256(f"dev:{recipe.seed}:{document.id}".encode()).digest())
+            drawn = [documents[id_] for id_ in in_drawn_order(list(documents), "dev", recipe.seed)]
             questions += [
                 Question(
                     f"{name}/{document.id}",

@@ -45,7 +45,6 @@ class GenerateStep(ShardStep):
 
     recipe: Recipe
     prompts: PromptsStep
-    tuned: Step | None = None
 
     @cached_property
     def output(self) -> Output:
@@ -56,7 +55,7 @@ class GenerateStep(ShardStep):
             "kind": "generations",
             "format_version": FORMAT_VERSION,
             "prompts": self.prompts.output.fingerprint,
-            "model": model_identity(settings, self.tuned.output if self.tuned else None),
+            "model": model_identity(settings, self.prompts.tuned.output if self.prompts.tuned else None),
             "sampling": settings.model_dump(mode="json", include=sampling),
             "seed": self.recipe.seed,
         }
@@ -66,7 +65,7 @@ class GenerateStep(ShardStep):
     @property
     def inputs(self) -> Sequence[Step]:
         """The prompts, and the stage that is asked."""
-        return (self.prompts, *([self.tuned] if self.tuned else []))
+        return (self.prompts, *([self.prompts.tuned] if self.prompts.tuned else []))
 
     @property
     def what(self) -> str:
@@ -82,7 +81,7 @@ class GenerateStep(ShardStep):
         """The engine, loaded once per process."""
         arguments = {
             "settings": self.recipe.generate,
-            "model": ModelSource(self.recipe.generate.model, self.tuned.output) if self.tuned else None,
+            "model": ModelSource(self.recipe.generate.model, self.prompts.tuned.output) if self.prompts.tuned else None,
             "kind": self.prompts.task.kind,
             "seed": self.recipe.seed,
             "prompts": self.prompts.output,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bioie_ray.config.recipe import JobName, Recipe
@@ -120,11 +120,10 @@ class Planner:
 
     def _held_out(self, recipe: Recipe) -> dict[CorpusName, Step]:
         """The corpora whose test documents nobody trains on: of the tasks held out, and of those that instruction data is made of."""
-        settings = recipe.instructions
-        tasks = [
-            *_held_out_tasks(recipe),
-            *(task for source in settings.sources if source.kind == "tasks" for task in source.tasks or (recipe.task,)),
-        ]
+        return self._corpora(recipe, [*_held_out_tasks(recipe), *_source_tasks(recipe)])
+
+    def _corpora(self, recipe: Recipe, tasks: Iterable[TaskName]) -> dict[CorpusName, Step]:
+        """The corpora of some tasks, by name."""
         return {name: self.corpus(recipe, name) for name in sorted({TASKS[task].corpus for task in tasks})}
 
     def stage(self, recipe: Recipe, name: StageName) -> TrainStage:
@@ -157,7 +156,7 @@ class Planner:
         if recipe.preferences.path is not None:
             return PreferencesStep(recipe, None, self._held_out(recipe))
         tasks = recipe.preferences.tasks or (recipe.task,)
-        corpora = {TASKS[task].corpus: self.corpus(recipe, TASKS[task].corpus) for task in tasks}
+        corpora = self._corpora(recipe, tasks)
         tuned = self.stage(recipe, "preft")
         candidates = CandidatesStep(recipe, tasks, corpora, ModelSource(f"{STAGE_PREFIX}preft", tuned.output), tuned)
         return PreferencesStep(recipe, candidates, self._held_out(recipe) | corpora)
@@ -165,10 +164,8 @@ class Planner:
     def _dev_questions(self, recipe: Recipe) -> DevQuestions | None:
         if recipe.train.score_every_steps is None:
             return None
-        listed = [task for source in recipe.instructions.sources if source.kind == "tasks" for task in source.tasks or (recipe.task,)]
-        tasks = tuple(dict.fromkeys(listed or [recipe.task]))
-        corpora = {TASKS[task].corpus: self.corpus(recipe, TASKS[task].corpus) for task in tasks}
-        return DevQuestions(tasks, corpora, recipe.prompt.instructions)
+        tasks = tuple(dict.fromkeys(_source_tasks(recipe) or [recipe.task]))
+        return DevQuestions(tasks, self._corpora(recipe, tasks))
 
     def prompts(self, recipe: Recipe) -> PromptsStep:
         """The prompts of one cell, with as many selections as its repeats need: a random method draws anew for each."""
@@ -181,7 +178,7 @@ class Planner:
 
     def generation(self, recipe: Recipe) -> GenerateStep:
         """A model's answers."""
-        return GenerateStep(recipe, self.prompts(recipe), self._tuned(recipe))
+        return GenerateStep(recipe, self.prompts(recipe))
 
     def _tuned(self, recipe: Recipe) -> TrainStage | None:
         """The stage that is asked, where the model is one of the recipe's own.
@@ -215,6 +212,11 @@ class Planner:
 
 def _held_out_tasks(recipe: Recipe) -> tuple[TaskName, ...]:
     return recipe.instructions.held_out or (recipe.task,)
+
+
+def _source_tasks(recipe: Recipe) -> list[TaskName]:
+    """The tasks that instruction data is made of."""
+    return [task for source in recipe.instructions.sources if source.kind == "tasks" for task in source.tasks or (recipe.task,)]
 
 
 def _corpus_key(recipe: Recipe, corpus: CorpusName) -> str:

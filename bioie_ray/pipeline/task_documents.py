@@ -9,9 +9,7 @@ from functools import cached_property
 from bioie_ray.artifacts.output import Output
 from bioie_ray.config.steps import SelectSettings, Split
 from bioie_ray.corpora.document import Document, from_table
-from bioie_ray.pipeline.view import View, normalised_digest
-
-_TESTS = ("test", "test_ner")
+from bioie_ray.pipeline.view import TESTS, View, normalised_digest
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class TaskDocuments:
         kept = tuple(document for document in others if normalised_digest(document.text) not in self._held_out)
         return Chosen(kept, len(documents) - len(others), len(others) - len(kept))
 
-    @property
+    @cached_property
     def _view(self) -> View:
         return View(self.corpus, SelectSettings(queries="dev", dev_share=self.dev_share), self.seed)
 
@@ -69,7 +67,7 @@ class TaskDocuments:
     @cached_property
     def _held_out(self) -> frozenset[bytes]:
         """Texts that nobody is trained on: those of test and, where dev is not trained on, of dev."""
-        tables = [self.corpus.read_shard(shard, ["text"]) for shard in self.corpus.shards(_TESTS)]
+        tables = [self.corpus.read_shard(shard, ["text"]) for shard in self.corpus.shards(TESTS)]
         if "dev" not in self.splits:
             tables += [self._view.queries(unit, ["id", "text"]) for unit in self._view.query_units()]
         return frozenset(normalised_digest(text) for table in tables for text in table["text"].to_pylist())
@@ -80,6 +78,6 @@ def held_out_texts(corpora: Collection[Output]) -> list[tuple[str, str]]:
     found = []
     for output in sorted(corpora, key=lambda output: output.key):
         corpus = str(output.record()["corpus"])
-        for shard in output.shards(_TESTS):
+        for shard in output.shards(TESTS):
             found += [(corpus, text) for text in output.read_shard(shard, ["text"])["text"].to_pylist()]
     return found

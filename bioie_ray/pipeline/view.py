@@ -6,6 +6,7 @@ import hashlib
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,7 @@ from bioie_ray.artifacts.output import Output
 from bioie_ray.config.steps import SelectSettings
 from bioie_ray.corpora.tasks import carve_dev
 
-_TESTS = ("test", "test_ner")
+TESTS = ("test", "test_ner")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class View:
         table = self.corpus.read_shard(self.corpus_shard(unit), list(columns))
         if not self._is_carved:
             return table
-        carved = self._carved()
+        carved = self._carved
         return table.filter(pc.is_in(table["id"], pa.array(sorted(carved), pa.string())))
 
     def pool_shards(self) -> list[str]:
@@ -89,7 +90,7 @@ class View:
             table = self.queries(unit, ["id", "text"])
             query_ids.update(table["id"].to_pylist())
             texts.update(map(normalised_digest, table["text"].to_pylist()))
-        for shard in self.corpus.shards(_TESTS):
+        for shard in self.corpus.shards(TESTS):
             texts.update(map(normalised_digest, self.corpus.read_shard(shard, ["text"])["text"].to_pylist()))
         themselves: set[str] = set()
         twins: set[str] = set()
@@ -104,6 +105,7 @@ class View:
     def _is_carved(self) -> bool:
         return self.settings.queries == "dev" and not self.corpus.shards(["dev"])
 
+    @cached_property
     def _carved(self) -> frozenset[str]:
         ids: list[str] = []
         for shard in self.corpus.shards(["train"]):
