@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from bioie_ray.artifacts.files import put_folder
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import CorpusName, RerankSettings, TaskName, TrainRerankerSettings
@@ -164,11 +165,7 @@ class TrainRerankerWorker:
 
             model = Path(scratch) / "model"
             result = train(self._settings, data.texts, data.pairs, data.labels, model, self._seed, mirror.folder, report)
-            files = [
-                self._output.put_file(f"model/{path.relative_to(model).as_posix()}", path.read_bytes())
-                for path in sorted(model.rglob("*"))
-                if path.is_file()
-            ]
+            files = put_folder(self._output, "model", model)
             rankings = held_out_rankings(self._corpora, data, self._rerank, self._settings, str(model), self._seed, self._dev_share)
         summary = {
             "training": {

@@ -15,11 +15,12 @@ import queue
 import re
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bioie_ray.artifacts.files import files_below
 from bioie_ray.artifacts.output import Output
 
 FOLDER = "_checkpoints"
@@ -67,9 +68,8 @@ class CheckpointStore:
         files = []
         listed = f"{self._folder(step)}/_rank-{rank:05d}-of-{num_ranks:05d}.json"
         self.output.store.delete(listed)  # of a training that was killed while others had not put theirs: its files are replaced now
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for name, path in files_below(folder).items():
             data = path.read_bytes()
-            name = path.relative_to(folder).as_posix()
             self.output.store.write(f"{self._folder(step)}/{name}", data)
             files.append({"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
         self.output.store.write(listed, json.dumps(files, indent=1).encode())
@@ -102,16 +102,19 @@ class CheckpointStore:
         """Delete all but the newest whole checkpoints and what is newer than they (it may be under way)."""
         kept = {checkpoint.step for checkpoint in self.whole()[-num_kept:]}
         newest = max(kept, default=0)
-        for step, name in sorted(self._files(), key=lambda file: not _LIST.match(file[1])):  # lists first: no whole one without its files
-            if step not in kept and step < newest:
-                self.output.store.delete(f"{self._folder(step)}/{name}")
+        self._delete(lambda step: step not in kept and step < newest)
 
     def drop(self) -> None:
         """Delete all: the training is done. In a folder that takes along what a kill left of a file under way."""
-        for step, name in sorted(self._files(), key=lambda file: not _LIST.match(file[1])):
-            self.output.store.delete(f"{self._folder(step)}/{name}")
+        self._delete(lambda _: True)
         if self.output.address.is_local:
             shutil.rmtree(self.output.address.folder / self.output.key / FOLDER, ignore_errors=True)
+
+    def _delete(self, is_old: Callable[[int], bool]) -> None:
+        """The steps that are old; lists first, so that there is no whole one without its files."""
+        for step, name in sorted(self._files(), key=lambda file: not _LIST.match(file[1])):
+            if is_old(step):
+                self.output.store.delete(f"{self._folder(step)}/{name}")
 
     def _folder(self, step: int) -> str:
         return f"{self.output.key}/{FOLDER}/step-{step:08d}"

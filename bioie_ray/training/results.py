@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
+from bioie_ray.artifacts.files import fetch_folder, files_below, put_folder
 from bioie_ray.artifacts.output import Output
 from bioie_ray.training.merging import merge, model_card, write_model
 from bioie_ray.training.stage import Stage
@@ -42,8 +43,8 @@ class Best:
     def put(self, folder: Path, step: int, f1: float) -> None:
         """Keep the weights in a folder as the best; those before are deleted after."""
         before = self.score()
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            self._output.store.write(f"{self._prefix}/{step:08d}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+        for name, path in files_below(folder).items():
+            self._output.store.write(f"{self._prefix}/{step:08d}/{name}", path.read_bytes())
         self._output.store.write(f"{self._prefix}/score.json", json.dumps({"step": step, "f1": f1}).encode())
         if before is not None and before[0] != step:
             self._drop(f"{self._prefix}/{before[0]:08d}")
@@ -53,11 +54,7 @@ class Best:
         found = self.score()
         if found is None:
             return None
-        prefix = f"{self._prefix}/{found[0]:08d}/"
-        for key in self._output.store.keys(prefix.rstrip("/")):
-            path = folder / key.removeprefix(prefix)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(self._output.store.read(key))
+        fetch_folder(self._output, f"{_BEST}/{found[0]:08d}", folder)
         return found
 
     def drop(self) -> None:
@@ -101,10 +98,7 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[
         **summary,
     }
     (target / "README.md").write_text(model_card(about), encoding="utf-8")
-    files += [
-        output.put_file(f"model/{path.relative_to(target).as_posix()}", path.read_bytes())
-        for path in sorted(path for path in target.rglob("*") if path.is_file())
-    ]
+    files += put_folder(output, "model", target)
     rows = trace(history)
     output.store.write(f"{output.key}/{TENSORBOARD}", tensorboard_events(rows, last.parent / "tensorboard"))
     output.put_file(SUMMARY, json.dumps({**summary, "files": files}, indent=1).encode())
