@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 import shutil
 import tempfile
 import time
@@ -30,6 +29,7 @@ from sentence_transformers.util import batch_to_device
 from transformers.utils import logging as transformers_logging
 
 from bioie_ray.config.steps import TrainRerankerSettings
+from bioie_ray.execution.fixed_sums import fixed_sums
 from bioie_ray.retrieval.checkpoints import load_checkpoint, save_checkpoint
 from bioie_ray.retrieval.comparing import comparing_encoder, list_loss, list_numbers
 from bioie_ray.retrieval.models import resolve_model
@@ -93,7 +93,7 @@ def train(
         TrainingError: no pairs, labels out of range, an id without text, or a loss that is not finite.
     """
     _check(texts, pairs, labels)
-    with _fixed_threads(settings.threads):
+    with fixed_sums(settings.threads, warn_only=torch.cuda.is_available()):
         model = _load_model(settings)
         lists = list_numbers([query for query, _ in pairs])
         plan = [b for epoch in range(settings.epochs) for b in epoch_batches(lists, settings.batch_size, seed, epoch)]
@@ -279,17 +279,3 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
-
-
-@contextmanager
-def _fixed_threads(threads: int) -> Iterator[None]:
-    """Sums change with the number of threads; the process's own settings come back afterwards."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=True, warn_only=torch.cuda.is_available())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(mode=deterministic)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
 from bioie_ray.artifacts.output import Output
+from bioie_ray.execution.fixed_sums import fixed_sums
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
 from bioie_ray.training.checkpoints import Checkpoint, CheckpointStore, Uploader
@@ -88,25 +88,16 @@ def train(stage: Stage) -> None:
 @contextmanager
 def _the_same_each_time(threads: int) -> Iterator[None]:
     """Sums in a fixed order and without banners; what this process does afterwards is as before."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before, deterministic, verbosity = (
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        transformers_logging.get_verbosity(),
-    )
+    verbosity = transformers_logging.get_verbosity()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(mode=True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # every new tensor would be written twice
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        with warnings.catch_warnings():
+        with fixed_sums(threads, warn_only=True), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
             yield
     finally:
-        torch.set_num_threads(before)
-        torch.use_deterministic_algorithms(mode=deterministic)
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         transformers_logging.set_verbosity(verbosity)
 
