@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bioie_ray.config.training import STAGES
 from bioie_ray.evaluation.plots_scores import STYLES, Segment, bar
 from bioie_ray.evaluation.plots_training import Traces, traces
 from bioie_ray.evaluation.training_results import MixCount, PreferencesSummary, StageSummary
@@ -20,7 +21,6 @@ _PLOTS: Final[Mapping[str, tuple[str, float | None]]] = {
     "logratios/chosen": ("Log-ratio of the chosen answer to the reference", None),
     "dev_f1": ("F1 on dev documents", 1.0),
 }
-_STAGES: Final = ("preft", "dpop", "postft")
 _MAKERS: Final = {"model": "the tuned model's own", "corruption": "corrupted gold", "given": "given"}
 
 
@@ -56,7 +56,7 @@ class PreferencesView:
 
 def stage_views(summaries: Sequence[StageSummary]) -> list[StageView]:
     """One view a stage, in the order of training."""
-    known = [stage for stage in _STAGES if any(summary.stage == stage for summary in summaries)]
+    known = [stage for stage in STAGES if any(summary.stage == stage for summary in summaries)]
     return [_stage_view(stage, [summary for summary in summaries if summary.stage == stage]) for stage in known]
 
 

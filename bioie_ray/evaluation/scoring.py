@@ -53,7 +53,7 @@ class Counts:
 
 def strict(view: GoldView, answers: Answers) -> Counts:
     """The method's score: sets of lower-cased surface forms, or of ordered pairs of them, compared as they are."""
-    return _compare(view.gold, distinct(answers))
+    return compare(view.gold, distinct(answers))
 
 
 def unordered(view: GoldView, answers: Answers) -> Counts:
@@ -66,7 +66,7 @@ def unordered(view: GoldView, answers: Answers) -> Counts:
         raise ValueError(
             f"{view.task.key} is not symmetric, so the order of its answers counts; unordered scores are for pairs without one"
         )
-    return _compare(frozenset(map(_sorted, view.gold)), frozenset(map(_sorted, distinct(answers))))
+    return compare(frozenset(map(_sorted, view.gold)), frozenset(map(_sorted, distinct(answers))))
 
 
 def concept(view: GoldView, answers: Answers) -> Counts:
@@ -136,7 +136,8 @@ def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return any(short[-n:] == long[:n] or long[-n:] == short[:n] for n in shared)
 
 
-def _compare(gold: frozenset[Key], given: frozenset[Key]) -> Counts:
+def compare(gold: frozenset[Key], given: frozenset[Key]) -> Counts:
+    """The counts of two sets of keys."""
     return Counts(len(gold & given), len(given - gold), len(gold - given))
 
 

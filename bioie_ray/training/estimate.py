@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -49,6 +50,7 @@ class Estimate:
         return sum(self.memory_gib.values())
 
 
+@lru_cache(maxsize=4)
 def shape_of(model: str, modules: tuple[str, ...]) -> Shape:
     """The shape of a model from its configuration alone; no weight is loaded.
 

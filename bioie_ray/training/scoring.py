@@ -11,7 +11,7 @@ import torch
 
 from bioie_ray.dmcr.reading import read_answer
 from bioie_ray.evaluation.gold_view import Key, distinct
-from bioie_ray.evaluation.scoring import Counts
+from bioie_ray.evaluation.scoring import Counts, compare
 from bioie_ray.prompting.answers import Kind
 from bioie_ray.training.tokens import ChatTokenizer
 
@@ -54,7 +54,7 @@ def score(model: Any, tokenizer: ChatTokenizer, plan: ScoringPlan) -> Score:
     finally:
         model.train(was_training)
     readings = [read_answer(answer, question.kind) for answer, question in zip(answers, plan.questions, strict=True)]
-    counts = [_count(question.gold, distinct(reading.cleaned)) for question, reading in zip(plan.questions, readings, strict=True)]
+    counts = [compare(question.gold, distinct(reading.cleaned)) for question, reading in zip(plan.questions, readings, strict=True)]
     return Score(reduce(Counts.__add__, counts, Counts()).f1, sum(reading.cleaned is None for reading in readings))
 
 
@@ -72,7 +72,3 @@ def _ask(model: Any, tokenizer: ChatTokenizer, questions: Sequence[Question], ma
         input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end
     )
     return [str(tokenizer.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers[:, width:]]
-
-
-def _count(gold: frozenset[Key], given: frozenset[Key]) -> Counts:
-    return Counts(len(gold & given), len(given - gold), len(gold - given))

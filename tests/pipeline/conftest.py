@@ -47,3 +47,16 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     """24 documents of train, 4 of dev and 6 of test, in BC5CDR's format."""
     folder = tmp_path_factory.mktemp("corpus") / "bc5cdr"
     return str(write_corpus(folder, train=documents(range(24)), dev=documents(range(30, 34)), test=documents(range(40, 46), "t")))
+
+
+@pytest.fixture
+def making_pairs(tiny_llm: str, corpus: str) -> dict[str, Any]:
+    """A recipe that makes preference pairs, in parts."""
+    return {
+        "job": "make_preferences",
+        "source": corpus,
+        "task": "bc5cdr_disease",
+        "prepare": {"documents_per_shard": 8},
+        "instructions": {"sources": [{"kind": "tasks"}]},
+        "train": {"base_model": tiny_llm},
+    }

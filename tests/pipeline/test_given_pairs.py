@@ -18,28 +18,16 @@ from bioie_ray.pipeline.tokens import TokensStep
 GOOD = {"prompt": "List all.", "chosen": '["a"]', "rejected": "[]"}
 
 
-@pytest.fixture
-def settings(tiny_llm: str, corpus: str) -> dict[str, Any]:
-    return {
-        "job": "make_preferences",
-        "source": corpus,
-        "task": "bc5cdr_disease",
-        "prepare": {"documents_per_shard": 8},
-        "instructions": {"sources": [{"kind": "tasks"}]},
-        "train": {"base_model": tiny_llm},
-    }
-
-
-def given_pairs(tmp_path: Path, settings: dict[str, Any], lines: list[Any], **changes: Any) -> Path:
+def given_pairs(tmp_path: Path, making_pairs: dict[str, Any], lines: list[Any], **changes: Any) -> Path:
     folder = tmp_path / "given"
     folder.mkdir(exist_ok=True)
     (folder / "some.jsonl").write_text("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in lines), encoding="utf-8")
-    settings = {**settings, "preferences": {"path": str(folder)}}
-    settings["instructions"] = {**settings["instructions"], **changes}
-    return run(tmp_path, **settings) / "preferences/r@1"
+    making_pairs = {**making_pairs, "preferences": {"path": str(folder)}}
+    making_pairs["instructions"] = {**making_pairs["instructions"], **changes}
+    return run(tmp_path, **making_pairs) / "preferences/r@1"
 
 
-def test_given_pairs_are_taken_and_what_is_none_is_quarantined_with_file_and_line(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_given_pairs_are_taken_and_what_is_none_is_quarantined_with_file_and_line(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
     bad = ["{", ["a"], {"prompt": "a"}, {**GOOD, "chosen": ""}, {**GOOD, "rejected": GOOD["chosen"]}, {**GOOD, "prompt": "a" * 200}]
     reasons = [
         "not JSON",
@@ -49,7 +37,7 @@ def test_given_pairs_are_taken_and_what_is_none_is_quarantined_with_file_and_lin
         "are the same",
         "prompt turn 1 has 200 characters",
     ]
-    output = given_pairs(tmp_path, settings, [GOOD, *bad, {**GOOD, "rejected": "x"}], max_quarantined_share=0.8, max_chars=100)
+    output = given_pairs(tmp_path, making_pairs, [GOOD, *bad, {**GOOD, "rejected": "x"}], max_quarantined_share=0.8, max_chars=100)
     told = quarantine(output)
     assert [(one["file"], one["line"]) for one in told] == [("some.jsonl", n) for n in range(2, 8)]
     assert all(reason in one["reason"] for reason, one in zip(reasons, told, strict=True)), [one["reason"] for one in told]
@@ -62,46 +50,46 @@ def test_given_pairs_are_taken_and_what_is_none_is_quarantined_with_file_and_lin
 
 
 def test_given_pairs_that_hold_a_test_document_are_left_out_counted_and_told(
-    tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, making_pairs: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     title, abstract = text_of(40)
     said = [{**GOOD, key: f"Well: {title.upper()}\n{abstract} So it is."} for key in ("prompt", "chosen", "rejected")]
-    output = given_pairs(tmp_path, settings, [*said, GOOD, {**GOOD, "prompt": " ".join(abstract.split()[:5])}])
+    output = given_pairs(tmp_path, making_pairs, [*said, GOOD, {**GOOD, "prompt": " ".join(abstract.split()[:5])}])
     assert [row["id"] for row in rows(output)] == ["some.jsonl:4", "some.jsonl:5"]
     assert record(output)["totals"] == {"read": 5, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 3, "quarantined": 0}
     assert record(output)["counts"]["test_overlap"] == 3
     assert "3 of 5 records or documents hold what a test document says and are left out" in capsys.readouterr().err
-    fewer = {**settings, "preferences": {"path": str(tmp_path / "given")}, "instructions": {"overlap_words": 5}}
+    fewer = {**making_pairs, "preferences": {"path": str(tmp_path / "given")}, "instructions": {"overlap_words": 5}}
     with pytest.raises(DriftError, match=r"overlap_words: 13 -> 5"):
         run(tmp_path, **fewer)
 
 
-def test_too_many_bad_records_end_the_job_and_a_mended_file_takes_the_version(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_too_many_bad_records_end_the_job_and_a_mended_file_takes_the_version(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
     with pytest.raises(
         ValueError, match=r"2 pairs of 3 records, 1 in quarantine.*_quarantine.*max_quarantined_share is 5.0%; mend the source, or raise"
     ):
-        given_pairs(tmp_path, settings, [GOOD, "nonsense", GOOD])
+        given_pairs(tmp_path, making_pairs, [GOOD, "nonsense", GOOD])
     output = tmp_path / "store/preferences/r@1"
     assert not list(output.glob("*.parquet"))
     assert [one["line"] for one in quarantine(output)] == [2]
-    assert len(rows(given_pairs(tmp_path, settings, [GOOD, GOOD]))) == 2
+    assert len(rows(given_pairs(tmp_path, making_pairs, [GOOD, GOOD]))) == 2
     assert not quarantine(output)
 
 
-def test_given_files_without_a_pair_are_an_error_about_files_and_not_about_answers(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_given_files_without_a_pair_are_an_error_about_files_and_not_about_answers(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"0 pairs of 0 records \(there were none\); give another preferences\.path$"):
-        given_pairs(tmp_path, settings, [])
+        given_pairs(tmp_path, making_pairs, [])
     with pytest.raises(
         ValueError, match=r"0 pairs of 1 records \(1 test overlap\); set instructions\.overlap_words higher.*preferences\.path$"
     ):
-        given_pairs(tmp_path, settings, [{**GOOD, "prompt": " ".join(text_of(40))}])
+        given_pairs(tmp_path, making_pairs, [{**GOOD, "prompt": " ".join(text_of(40))}])
 
 
-def test_the_published_form_is_read(corpora_dir: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_the_published_form_is_read(corpora_dir: Path, tmp_path: Path, making_pairs: dict[str, Any]) -> None:
     path = corpora_dir / "preferences/sample.jsonl"
     if not path.is_file():
         pytest.skip(f"no sample of published pairs at {path}")
-    output = run(tmp_path, **settings | {"preferences": {"path": str(path)}}) / "preferences/r@1"
+    output = run(tmp_path, **making_pairs | {"preferences": {"path": str(path)}}) / "preferences/r@1"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     made = {row["id"]: row for row in rows(output)}
     assert len(made) + len(quarantine(output)) == len(lines) == record(output)["totals"]["read"]
@@ -112,20 +100,20 @@ def test_the_published_form_is_read(corpora_dir: Path, tmp_path: Path, settings:
             assert json.loads(row["messages"]) == [{"role": "user", "content": line["prompt"]}]
 
 
-def tokenised(tmp_path: Path, settings: dict[str, Any], lines: list[Any], dpop: dict[str, Any]) -> Path:
-    given_pairs(tmp_path, settings, lines)
-    recipe = make_recipe(tmp_path, **{**settings, "job": "train_dpop", "preferences": {"path": str(tmp_path / "given")}, "dpop": dpop})
-    run(tmp_path, **{**settings, "job": "prepare_corpora"})
+def tokenised(tmp_path: Path, making_pairs: dict[str, Any], lines: list[Any], dpop: dict[str, Any]) -> Path:
+    given_pairs(tmp_path, making_pairs, lines)
+    recipe = make_recipe(tmp_path, **{**making_pairs, "job": "train_dpop", "preferences": {"path": str(tmp_path / "given")}, "dpop": dpop})
+    run(tmp_path, **{**making_pairs, "job": "prepare_corpora"})
     (step,) = (step for step in Planner().plan(recipe) if isinstance(step, TokensStep) and step.stage == "dpop")
     run_plan([step], Progress())
     return Path(step.output.location)
 
 
 def test_pairs_that_are_too_long_are_left_out_counted_and_told(
-    tmp_path: Path, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, making_pairs: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [GOOD, {**GOOD, "prompt": "a" * 60}, {**GOOD, "rejected": "b" * 200}, {**GOOD, "chosen": "b" * 200}]
-    output = tokenised(tmp_path, settings, lines, {"max_length": 100, "max_prompt_tokens": 40})
+    output = tokenised(tmp_path, making_pairs, lines, {"max_length": 100, "max_prompt_tokens": 40})
     assert [row["id"] for row in rows(output)] == ["some.jsonl:1"]
     assert record(output)["left_out"] == {"too_long": 2, "prompt_too_long": 1, "same_tokens": 0, "refused_by_template": 0}
     assert record(output)["warnings"] == ["left out: too long: 2, prompt too long: 1"]
@@ -140,8 +128,8 @@ def test_pairs_that_are_too_long_are_left_out_counted_and_told(
     ],
 )
 def test_nothing_left_to_train_on_is_an_error_that_says_what_to_set(
-    tmp_path: Path, settings: dict[str, Any], dpop: dict[str, Any], advice: str
+    tmp_path: Path, making_pairs: dict[str, Any], dpop: dict[str, Any], advice: str
 ) -> None:
     with pytest.raises(ValueError, match=advice):
-        tokenised(tmp_path, settings, [GOOD, GOOD], dpop)
+        tokenised(tmp_path, making_pairs, [GOOD, GOOD], dpop)
     assert not (tmp_path / "store/tokens-dpop/r@1/_claim.json").exists()

@@ -28,22 +28,10 @@ from bioie_ray.prompting.answers import format_list
 Says = Callable[[str, Document, int], str]
 
 
-@pytest.fixture
-def settings(tiny_llm: str, corpus: str) -> dict[str, Any]:
-    return {
-        "job": "make_preferences",
-        "source": corpus,
-        "task": "bc5cdr_disease",
-        "prepare": {"documents_per_shard": 8},
-        "instructions": {"sources": [{"kind": "tasks"}]},
-        "train": {"base_model": tiny_llm},
-    }
-
-
-def answered(folder: Path, says: Says, settings: dict[str, Any]) -> PreferencesStep:
+def answered(folder: Path, says: Says, making_pairs: dict[str, Any]) -> PreferencesStep:
     """The step of a recipe whose tuned model said what ``says`` has of (task, document, sample)."""
-    run(folder, **{**settings, "job": "prepare_corpora"})
-    plan = Planner().plan(make_recipe(folder, **settings))
+    run(folder, **{**making_pairs, "job": "prepare_corpora"})
+    plan = Planner().plan(make_recipe(folder, **making_pairs))
     step = plan[-1]
     assert isinstance(step, PreferencesStep)
     candidates = step.candidates
@@ -78,10 +66,10 @@ def some_wrong(task: str, document: Document, sample: int) -> str:
     return "I do not know" if told is None else format_list(told)
 
 
-def test_pairs_are_the_gold_and_what_the_model_got_wrong(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_pairs_are_the_gold_and_what_the_model_got_wrong(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
     tasks = ["bc5cdr_disease", "bc5cdr_cid"]
-    settings |= {"preferences": {"samples": 4, "tasks": tasks, "corruptions": 0.0}}
-    output = make(answered(tmp_path, some_wrong, settings))
+    making_pairs |= {"preferences": {"samples": 4, "tasks": tasks, "corruptions": 0.0}}
+    output = make(answered(tmp_path, some_wrong, making_pairs))
     made = {row["id"]: row for row in rows(output)}
     documents = [row["id"] for row in rows(tmp_path / "store/corpora/bc5cdr@1", "train")]
     wrong = [id_ for id_ in documents if int(id_[1:]) % 4]
@@ -111,9 +99,9 @@ def test_pairs_are_the_gold_and_what_the_model_got_wrong(tmp_path: Path, setting
     }
 
 
-def test_questions_and_gold_are_those_of_instruction_data(tmp_path: Path, settings: dict[str, Any]) -> None:
-    made = {row["id"].split("/")[1]: row for row in rows(make(answered(tmp_path, some_wrong, settings)))}
-    run(tmp_path, **{**settings, "job": "prepare_instructions"})
+def test_questions_and_gold_are_those_of_instruction_data(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
+    made = {row["id"].split("/")[1]: row for row in rows(make(answered(tmp_path, some_wrong, making_pairs)))}
+    run(tmp_path, **{**making_pairs, "job": "prepare_instructions"})
     taught = {row["id"].split("/")[1]: json.loads(row["messages"]) for row in rows(tmp_path / "store/instructions/r@1")}
     assert set(made) == set(taught)
     for id_, row in made.items():
@@ -122,9 +110,9 @@ def test_questions_and_gold_are_those_of_instruction_data(tmp_path: Path, settin
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_documents_that_were_answered_right_get_a_corrupted_answer(tmp_path: Path, settings: dict[str, Any], share: float) -> None:
-    settings |= {"task": "bc5cdr_cid", "preferences": {"samples": 1, "corruptions": share}}
-    output = make(answered(tmp_path, lambda task, document, _: format_list(right(task, document)[::-1]), settings))
+def test_documents_that_were_answered_right_get_a_corrupted_answer(tmp_path: Path, making_pairs: dict[str, Any], share: float) -> None:
+    making_pairs |= {"task": "bc5cdr_cid", "preferences": {"samples": 1, "corruptions": share}}
+    output = make(answered(tmp_path, lambda task, document, _: format_list(right(task, document)[::-1]), making_pairs))
     made, told = rows(output), record(output)
     assert told["totals"]["read"] == 24 == len(made) + told["totals"]["no_wrong_answer"]
     assert len(made) == 24 if share == 1.0 else 4 < len(made) < 20
@@ -135,34 +123,34 @@ def test_documents_that_were_answered_right_get_a_corrupted_answer(tmp_path: Pat
     assert set(told["mix"]) >= {"corruption missed", "corruption invented", "corruption direction"}
 
 
-def test_several_pairs_of_a_document_have_different_answers(tmp_path: Path, settings: dict[str, Any]) -> None:
-    settings |= {"preferences": {"samples": 6, "pairs_per_document": 3}}
-    output = make(answered(tmp_path, lambda task, document, n: f"no list {n // 2}", settings))
+def test_several_pairs_of_a_document_have_different_answers(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
+    making_pairs |= {"preferences": {"samples": 6, "pairs_per_document": 3}}
+    output = make(answered(tmp_path, lambda task, document, n: f"no list {n // 2}", making_pairs))
     made = rows(output)
     assert Counter(Counter(row["id"].split("/")[1] for row in made).values()) == {3: 24}
     assert len({(row["id"].split("/")[1], row["rejected"]) for row in made}) == len(made) == 72
     assert record(output)["totals"]["read"] == 24
 
 
-def test_nothing_wrong_anywhere_is_an_error_that_says_what_to_set(tmp_path: Path, settings: dict[str, Any]) -> None:
-    settings |= {"preferences": {"samples": 1, "corruptions": 0.0}}
-    step = answered(tmp_path, lambda task, document, _: format_list(right(task, document)), settings)
+def test_nothing_wrong_anywhere_is_an_error_that_says_what_to_set(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
+    making_pairs |= {"preferences": {"samples": 1, "corruptions": 0.0}}
+    step = answered(tmp_path, lambda task, document, _: format_list(right(task, document)), making_pairs)
     with pytest.raises(
         ValueError, match=r"0 pairs of 24 documents \(24 no wrong answer\).*preferences\.samples.*preferences\.corruptions=1"
     ):
         make(step)
     assert not list(Path(step.output.location).glob("*.parquet"))
-    settings["preferences"]["corruptions"] = 1.0
-    again = Planner().plan(make_recipe(tmp_path, **settings))[-1]
+    making_pairs["preferences"]["corruptions"] = 1.0
+    again = Planner().plan(make_recipe(tmp_path, **making_pairs))[-1]
     assert isinstance(again, PreferencesStep)
     assert len(rows(make(again))) == 24
 
 
 def test_a_run_killed_between_shards_goes_on_with_the_same_bytes(
-    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, making_pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(step_file, "PAIRS_PER_SHARD", 5)
-    step = answered(tmp_path, some_wrong, settings)
+    step = answered(tmp_path, some_wrong, making_pairs)
     output = make(step)
     whole, told = shards(output), record(output)
     assert len(whole) == 5
@@ -184,12 +172,14 @@ def test_a_run_killed_between_shards_goes_on_with_the_same_bytes(
 
 
 def test_fingerprints_cover_what_reads_answers_and_no_setting_that_does_not_reach_the_engine(
-    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, making_pairs: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path, **{**settings, "job": "prepare_corpora"})
+    run(tmp_path, **{**making_pairs, "job": "prepare_corpora"})
 
     def prints(**generate: Any) -> list[str]:
-        pairs, asked = (step.output.fingerprint for step in Planner().plan(make_recipe(tmp_path, **settings, generate=generate))[:-3:-1])
+        pairs, asked = (
+            step.output.fingerprint for step in Planner().plan(make_recipe(tmp_path, **making_pairs, generate=generate))[:-3:-1]
+        )
         return [asked, pairs]
 
     assert prints(engine="vllm", threads=1, batch_tokens=512) == prints(engine="vllm", threads=2, batch_tokens=1_024) != prints()
@@ -200,10 +190,10 @@ def test_fingerprints_cover_what_reads_answers_and_no_setting_that_does_not_reac
     assert prints()[1] != pairs
 
 
-def test_a_training_document_that_holds_a_test_document_makes_no_pair(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_training_document_that_holds_a_test_document_makes_no_pair(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
     title, abstract = text_of(40)
     train = [*documents(range(6)), ("d099", "Again", f"As seen: {title}. {abstract}")]
-    settings["source"] = str(write_corpus(tmp_path / "bc5cdr", train=train, test=documents([40], "t")))
-    output = make(answered(tmp_path, some_wrong, {**settings, "preferences": {"corruptions": 1.0}, "select": {"dev_share": 0.01}}))
+    making_pairs["source"] = str(write_corpus(tmp_path / "bc5cdr", train=train, test=documents([40], "t")))
+    output = make(answered(tmp_path, some_wrong, {**making_pairs, "preferences": {"corruptions": 1.0}, "select": {"dev_share": 0.01}}))
     assert {row["id"].split("/")[1] for row in rows(output)} == {f"d{n:03d}" for n in range(6)}
     assert record(output)["totals"] == {"read": 7, "pairs": 6, "no_wrong_answer": 0, "test_overlap": 1, "quarantined": 0}
