@@ -20,11 +20,11 @@ import torch
 
 from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.config.generation import ModelSettings
+from bioie_ray.execution.linear_layers import pack_linears
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, EngineError, Finish, OnChunk, Request, Sampling
 from bioie_ray.generation.keeping import keep_one
 from bioie_ray.generation.kv_cache import can_share_prefix, joined, joined_masks, new_cache, repeated, shortest_window
-from bioie_ray.generation.packed_linear import pack_linears
 from bioie_ray.generation.sampler import choose, uniform
 from bioie_ray.prompting.answers import find_list
 from bioie_ray.prompting.tokenizer import load_tokenizer

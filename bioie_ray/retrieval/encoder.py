@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from bioie_ray.config.steps import EmbedSettings
+from bioie_ray.execution.linear_layers import by_onednn
 from bioie_ray.retrieval.batching import is_out_of_memory, token_budget_batches
 from bioie_ray.retrieval.lanes import run_in_lanes
 from bioie_ray.retrieval.models import max_positions, resolve_model
@@ -51,6 +52,7 @@ class Encoder:
             )
         self._model.max_seq_length = settings.max_seq_length
         self._model.eval()
+        by_onednn(self._model)
 
     @property
     def dimensions(self) -> int:

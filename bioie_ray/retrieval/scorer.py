@@ -17,6 +17,7 @@ import torch
 from sentence_transformers import CrossEncoder
 
 from bioie_ray.config.steps import RerankSettings
+from bioie_ray.execution.linear_layers import by_onednn
 from bioie_ray.retrieval.batching import bisect, is_out_of_memory, token_budget_batches
 from bioie_ray.retrieval.first_token import shorten_last_layer
 from bioie_ray.retrieval.lanes import run_in_lanes
@@ -104,6 +105,7 @@ class PairScorer:
         if encoder.model is not None:
             shorten_last_layer(encoder.model, {name: value.to(self._device) for name, value in _tensors(encoder, _PROBE).items()})
         encoder.to(getattr(torch, dtype))
+        by_onednn(encoder)
         return encoder
 
     def _score(self, dtype: str, texts: Sequence[str], pairs: Pairs) -> Scored:

@@ -30,6 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from bioie_ray.config.steps import TrainRerankerSettings
 from bioie_ray.execution.fixed_sums import fixed_sums
+from bioie_ray.execution.linear_layers import by_onednn
 from bioie_ray.retrieval.checkpoints import load_checkpoint, save_checkpoint
 from bioie_ray.retrieval.comparing import comparing_encoder, list_loss, list_numbers
 from bioie_ray.retrieval.models import resolve_model
@@ -212,7 +213,9 @@ def _load_model(settings: TrainRerankerSettings) -> CrossEncoder:
     path = resolve_model(settings.base_model)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with _quiet_transformers():
-        return comparing_encoder(path, settings.max_length, device).eval()
+        model = comparing_encoder(path, settings.max_length, device).eval()
+    by_onednn(model)
+    return model
 
 
 def _parameter_groups(model: CrossEncoder, weight_decay: float) -> list[dict[str, Any]]:

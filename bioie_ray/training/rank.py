@@ -21,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.execution.fixed_sums import fixed_sums
+from bioie_ray.execution.linear_layers import by_onednn
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
 from bioie_ray.training.checkpoints import Checkpoint, CheckpointStore, Uploader
@@ -173,6 +174,8 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    if stage.train.zero_stage < 3:  # there a layer's weights are elsewhere most of the time
+        by_onednn(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TokensCallback(trainer))
     trainer.name_rows = lambda rows: ids_of(table, rows)

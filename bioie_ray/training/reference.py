@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from bioie_ray.config.training import StageSettings, TrainSettings
+from bioie_ray.execution.linear_layers import by_onednn
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator
 from bioie_ray.training.loading import load_base
@@ -27,6 +28,7 @@ def load_reference(folder: Path, settings: StageSettings, train: TrainSettings) 
     if torch.cuda.is_available() and settings.method != "qlora":
         model = model.to("cuda")
     add_fused_lm_head(model)
+    by_onednn(model)
     return model
 
 
