@@ -36,6 +36,9 @@ _RETRIES: Any = {
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=1.5), "base": 4},
 }
 _NO_RETRIES: Any = {**_RETRIES, "max_retries": 0}
+# Of a large object. A request has 30 s, and S3 takes 10,000 parts and no single put of more than 5 GiB.
+_PART = 32 * 2**20
+_CREATE_TIMEOUT = timedelta(seconds=120)
 # How obstore's errors speak of a server that is away, and not of a request that is wrong.
 _AWAY = re.compile(r"error sending request|connection|timed? ?out|dns error|status code: 5\d\d|error decoding response", re.IGNORECASE)
 
@@ -189,15 +192,15 @@ class _ObjectStore:
                 options["client_options"] = {"allow_http": address.endpoint.startswith("http://")}
         try:
             self._store = from_url(self._url, retry_config=_RETRIES, **options)
-            self._once = from_url(self._url, retry_config=_NO_RETRIES, **options)
+            patient = {**options.get("client_options", {}), "timeout": _CREATE_TIMEOUT}  # parts cannot be conditional: all in one request
+            self._once = from_url(self._url, retry_config=_NO_RETRIES, **options | {"client_options": patient})
         except Exception as error:  # obstore has no common base for bad configuration
             raise StoreError(f"cannot open the store {self._url}: {first_line(error)}") from error
 
     def read(self, key: str) -> bytes:
-        import obstore
 
         try:
-            return self._waiting("read", key, lambda: bytes(obstore.get(self._store, key).bytes()))
+            return self._waiting("read", key, lambda: self._fetch(key))
         except FileNotFoundError:
             raise FileNotFoundError(self.describe(key)) from None
 
@@ -205,8 +208,8 @@ class _ObjectStore:
         import obstore
 
         try:
-            # Multipart uploads would show up as one object too, but cannot be conditional; one put serves both.
-            self._waiting("write", key, lambda: obstore.put(self._store, key, data, use_multipart=False))
+            # A large object goes in parts, each of which has the time of a request; it shows up whole, and when the last part is there.
+            self._waiting("write", key, lambda: obstore.put(self._store, key, data, chunk_size=_PART))
         except FileNotFoundError as error:  # no such bucket
             raise self._unreachable("write", key, error) from error
 
@@ -231,6 +234,15 @@ class _ObjectStore:
             return self._waiting("create", key, put)
         except FileNotFoundError as error:
             raise self._unreachable("create", key, error) from error
+
+    def _fetch(self, key: str) -> bytes:
+        import obstore
+
+        found = obstore.get(self._store, key)
+        size = found.meta["size"]
+        if size <= _PART:
+            return bytes(found.bytes())
+        return b"".join(bytes(obstore.get_range(self._store, key, start=at, end=min(at + _PART, size))) for at in range(0, size, _PART))
 
     def exists(self, key: str) -> bool:
         import obstore

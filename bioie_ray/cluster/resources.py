@@ -56,12 +56,13 @@ class ResourceError(ValueError):
 
 @dataclass(frozen=True)
 class Work:
-    """One kind of actors that a job starts: their threads and, each, their memory in GiB."""
+    """One kind of actors that a job starts: their threads and, each, their memory in GiB; ``most`` where fewer than the pool have anything to do."""
 
     kind: str
     threads: int
     memory_gib: float
     threads_key: str
+    most: int | None = None
 
     @property
     def cpus(self) -> float:
@@ -127,11 +128,14 @@ def size_pods(recipe: Recipe) -> Sizes:
 def works_of(recipe: Recipe) -> list[Work]:
     """The kinds of actors that a recipe's job starts, each with the most threads that a cell of the matrix asks for."""
     found: dict[str, Work] = {}
-    for cell in recipe.cells():
+    cells = recipe.cells()
+    # A mixture, pairs of a training and a reranker are each made by one actor; ranks are counted.
+    most = {"train_reranker": 1, "instructions": len(cells), "preferences": len(cells), "train": recipe.cluster.ranks}
+    for cell in cells:
         for kind, (threads, key) in _kinds(cell).items():
             memory = recipe.cluster.memory_per_worker_gib or ACTOR_GIB[kind]
             if kind not in found or threads > found[kind].threads:
-                found[kind] = Work(kind, threads, memory, key)
+                found[kind] = Work(kind, threads, memory, key, most.get(kind))
     return list(found.values())
 
 
@@ -261,8 +265,7 @@ def _no_place(work: Work, groups: Mapping[str, Pod], cluster: ClusterSettings) -
 def _check_worker(name: str, pod: Pod, works: list[Work], cluster: ClusterSettings) -> None:
     held = []
     for work in works:
-        # Training is one actor; of the others Ray starts no more than the pool has.
-        most = 1 if work.kind == "train_reranker" else cluster.num_workers
+        most = work.most or cluster.num_workers  # Ray starts no more than the pool has
         num = _slots(work, pod, cluster)
         held.append((num if most is None else min(num, most), work))
     num, work = max(held, key=lambda entry: entry[0] * entry[1].memory_gib)

@@ -33,7 +33,7 @@ class PodSettings(Settings):
     ray_cpus: int | None = Field(default=None, ge=0, description="CPUs that Ray counts on; left out: `cpus` rounded down, at least 1")
     memory_gib: float = Field(default=16.0, gt=0.0, description="memory of the pod, shared memory included (request and limit)")
     object_store_share: float = Field(
-        default=0.3, gt=0.0, le=0.8, description="share of the memory that Ray's object store gets; it lies in /dev/shm"
+        default=0.1, gt=0.0, le=0.8, description="share of the memory that Ray's object store gets, through which little goes here; it lies in /dev/shm"
     )
     spill_gib: float = Field(default=20.0, gt=0.0, description="ephemeral storage: spilled objects, logs, unpacked models")
     node_selector: dict[str, str] = Field(default_factory=dict)

@@ -200,7 +200,7 @@ class TrainSettings(Settings):
 
 
 def check_dev_is_not_trained_on(instructions: InstructionSettings, preferences: PreferenceSettings) -> None:
-    """For a training that is scored on dev.
+    """For a model that is scored on dev, while it is trained or after.
 
     Raises:
         ValueError: its data is made from dev documents too.
@@ -211,6 +211,6 @@ def check_dev_is_not_trained_on(instructions: InstructionSettings, preferences: 
     key = next((key for key, listed in splits.items() if "dev" in listed), None)
     if key is not None:
         raise ValueError(
-            f"{key} lists dev, and train.score_every_steps chooses a checkpoint by answers about dev documents, which it must not be trained on; "
-            f"set {key} to [train], or leave train.score_every_steps out"
+            f"{key} lists dev, and the model is scored by its answers about dev documents (train.score_every_steps, or select.queries=dev), which it "
+            f"must not be trained on; set {key} to [train], or do without those scores"
         )

@@ -52,6 +52,7 @@ def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings,
     context.max_errored_blocks = -1  # a lost unit is reported by name below, it does not take the others along
     context.print_on_execution_start = False
     context.wait_for_min_actors_s = -1  # begin with those that are there
+    context.execution_no_progress_timeout_s = -1  # a unit may take hours (a training); whether anybody is at work is watched below
     num_actors = pool_size(spec, cluster, len(units))
     ledger = open_ledger(cluster)
     rows = ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))

@@ -96,13 +96,12 @@ def _say_what_is_done(recipe: Recipe, job: JobName | None) -> None:
     from bioie_ray.pipeline.plan import Planner
     from bioie_ray.pipeline.step import Step
     from bioie_ray.pipeline.train_stage import TrainStage, estimates
-    from bioie_ray.retrieval.packaged import ModelError
 
     steps: list[Step] = []
     try:
         steps = Planner().plan(recipe, job)
-    except ModelError as error:  # planned on a laptop, run where the models are
-        print(f"what is done already cannot be said without the models: {error}")
+    except ValueError as error:  # planned on a laptop, run where models and data are
+        print(f"what is done already cannot be said here: {error}")
     for step in steps:
         state = "done" if step.output.is_finished() else f"{len(step.output.markers())} shards done"
         print(f"{step.output.key}  {state}  {step.output.fingerprint[:12]}  ({step.what})")

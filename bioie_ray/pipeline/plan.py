@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bioie_ray.config.recipe import JobName, Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
-from bioie_ray.config.training import STAGE_PREFIX, STAGES, StageName
+from bioie_ray.config.training import STAGE_PREFIX, STAGES, StageName, check_dev_is_not_trained_on
 from bioie_ray.corpora.tasks import TASKS, get_task
 from bioie_ray.pipeline.candidates import CandidatesStep
 from bioie_ray.pipeline.convert import ConvertStep
@@ -155,7 +155,7 @@ class Planner:
     def _make_preferences(self, recipe: Recipe) -> PreferencesStep:
         if recipe.preferences.path is not None:
             return PreferencesStep(recipe, None, self._held_out(recipe))
-        tasks = recipe.preferences.tasks or (recipe.task,)
+        tasks = tuple(dict.fromkeys(recipe.preferences.tasks)) or (recipe.task,)
         corpora = self._corpora(recipe, tasks)
         tuned = self.stage(recipe, "preft")
         candidates = CandidatesStep(recipe, tasks, corpora, ModelSource(f"{STAGE_PREFIX}preft", tuned.output), tuned)
@@ -195,6 +195,8 @@ class Planner:
                 f"generate.model={recipe.generate.model} is asked about {recipe.task}, but test documents of {corpus} are not held out of what it is "
                 f"trained on; set instructions.held_out=[{', '.join([*_held_out_tasks(recipe), recipe.task])}]"
             )
+        if recipe.select.queries == "dev":
+            check_dev_is_not_trained_on(recipe.instructions, recipe.preferences)
         return self.stage(recipe, name)
 
     def dmcr(self, recipe: Recipe) -> DmcrStep:

@@ -24,7 +24,7 @@ from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.candidates import CandidatesStep
 from bioie_ray.pipeline.step import Step, address_of
 from bioie_ray.pipeline.task_documents import held_out_texts
-from bioie_ray.training.instructions.source_files import find_files, locate_source, parts_of, read_records
+from bioie_ray.training.instructions.source_files import Part, find_files, locate_source, read_records
 
 if TYPE_CHECKING:
     from bioie_ray.training.instructions.overlap import OverlapIndex
@@ -197,18 +197,17 @@ class PreferencesWorker:
         from bioie_ray.training.preferences.given import read_pair
 
         for file in self._step.files:
-            for part in parts_of(file.path):
-                for record in read_records(file.path, part):
-                    where = {"file": file.name, "line": record.line, "raw": str(record.raw)[:_RAW_CHARS]}
-                    if isinstance(record, Unreadable):
-                        yield {**where, "reason": record.reason}
-                        continue
-                    try:
-                        pair = read_pair(record.value, self._recipe.instructions.max_chars)
-                    except BadRecordError as error:
-                        yield {**where, "reason": str(error)}
-                        continue
-                    yield {"id": f"{file.name}:{record.line}", "source": file.name, **pair, "kind": "", "made_by": "given", "f1": None}
+            for record in read_records(file.path, Part()):
+                where = {"file": file.name, "line": record.line, "raw": str(record.raw)[:_RAW_CHARS]}
+                if isinstance(record, Unreadable):
+                    yield {**where, "reason": record.reason}
+                    continue
+                try:
+                    pair = read_pair(record.value, self._recipe.instructions.max_chars)
+                except BadRecordError as error:
+                    yield {**where, "reason": str(error)}
+                    continue
+                yield {"id": f"{file.name}:{record.line}", "source": file.name, **pair, "kind": "", "made_by": "given", "f1": None}
 
     def _chosen(self) -> Iterator[dict[str, Any]]:
         from bioie_ray.evaluation.gold_view import GoldView

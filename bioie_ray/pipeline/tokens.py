@@ -12,7 +12,7 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.training import DpopSettings, SftSettings, StageName
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.step import ShardStep, Step, address_of
-from bioie_ray.retrieval.models import ModelSource
+from bioie_ray.retrieval.models import ModelSource, tokenizer_fingerprint
 from bioie_ray.training.chat_template import template_digest
 
 FORMAT_VERSION = 1
@@ -43,7 +43,7 @@ class TokensStep(ShardStep):
             "kind": f"tokens-{self.stage}",
             "format_version": FORMAT_VERSION,
             "source": self.source.output.fingerprint,
-            "tokenizer": self.base.fingerprint(),
+            "tokenizer": tokenizer_fingerprint(self.recipe.train.base_model),
             "template": template_digest(self.recipe.train.template),
             "settings": settings.model_dump(mode="json", include=include),
         }

@@ -1,10 +1,10 @@
 """Checkpoints of a training in the store: each rank puts its files, then its list of them; only with all lists is one whole.
 
     _checkpoints/step-00000120/rng_state_0.pth, optimizer.pt, ...   files of rank 0
-    _checkpoints/step-00000120/_rank-00000-of-00002.json            after them: names, sizes, digests
+    _checkpoints/step-00000120/_rank-00000-of-00002-5f1c09ab.json   after them: names, sizes, digests; the last part names the launch
 
 Nothing is written in place and no rank waits for another, so a kill at any moment leaves whole checkpoints and at most one that lacks a
-list, which is never loaded. A thread puts the files away while the training goes on.
+list of its launch, which is never loaded. A thread puts the files away while the training goes on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bioie_ray.artifacts.files import files_below
 from bioie_ray.artifacts.output import Output
 
 FOLDER = "_checkpoints"
-_LIST = re.compile(r"^_rank-(\d{5})-of-(\d{5})\.json$")
+_LIST = re.compile(r"^_rank-(\d{5})-of-(\d{5})-([0-9a-f]{8})\.json$")
 # Files of one rank alone, by name: random numbers, and DeepSpeed's shards of the optimizer.
 _OF_RANK = re.compile(r"(?:rng_state_|_pp_rank_|zero_pp_rank_)(\d+)(?:_mp_|\.pth)")
 
@@ -35,10 +35,11 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A whole checkpoint, and how many ranks made it."""
+    """A whole checkpoint, how many ranks made it, and in which launch of theirs: what two launches put never counts as one."""
 
     step: int
     num_ranks: int
+    launch: str
 
 
 @dataclass(frozen=True)
@@ -49,30 +50,31 @@ class CheckpointStore:
 
     def whole(self) -> list[Checkpoint]:
         """The whole ones, oldest first."""
-        lists: dict[tuple[int, int], set[int]] = {}
+        lists: dict[Checkpoint, set[int]] = {}
         for step, name in self._files():
             match = _LIST.match(name)
             if match:
-                lists.setdefault((step, int(match[2])), set()).add(int(match[1]))
+                lists.setdefault(Checkpoint(step, int(match[2]), match[3]), set()).add(int(match[1]))
         return sorted(
-            (Checkpoint(step, num) for (step, num), ranks in lists.items() if len(ranks) == num),
-            key=lambda found: (found.step, found.num_ranks),
+            (found for found, ranks in lists.items() if len(ranks) == found.num_ranks),
+            key=lambda found: (found.step, found.num_ranks, found.launch),
         )
 
-    def put(self, folder: Path, step: int, rank: int, num_ranks: int) -> None:
+    def put(self, folder: Path, checkpoint: Checkpoint, rank: int) -> None:
         """Put one rank's files of a step away, its list last.
 
         Raises:
             StoreError: no space, no rights, no connection; the checkpoint then does not count.
         """
         files = []
-        listed = f"{self._folder(step)}/_rank-{rank:05d}-of-{num_ranks:05d}.json"
-        self.output.store.delete(listed)  # of a training that was killed while others had not put theirs: its files are replaced now
+        step = checkpoint.step
+        for name in [name for at, name in self._files() if at == step and (found := _LIST.match(name)) and int(found[1]) == rank]:
+            self.output.store.delete(f"{self._folder(step)}/{name}")  # of a launch that was killed: its files are replaced now
         for name, path in files_below(folder).items():
             data = path.read_bytes()
             self.output.store.write(f"{self._folder(step)}/{name}", data)
             files.append({"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
-        self.output.store.write(listed, json.dumps(files, indent=1).encode())
+        self.output.store.write(_list_of(self._folder(step), checkpoint, rank), json.dumps(files, indent=1).encode())
 
     def get(self, checkpoint: Checkpoint, folder: Path, rank: int) -> None:
         """Bring the files that a rank needs into a folder: the common ones and its own.
@@ -82,7 +84,7 @@ class CheckpointStore:
         """
         listed: dict[str, str] = {}
         for number in range(checkpoint.num_ranks):
-            key = f"{self._folder(checkpoint.step)}/_rank-{number:05d}-of-{checkpoint.num_ranks:05d}.json"
+            key = _list_of(self._folder(checkpoint.step), checkpoint, number)
             listed |= {entry["file"]: entry["sha256"] for entry in json.loads(self.output.store.read(key))}
         for name, digest in listed.items():
             owner = _OF_RANK.search(name)
@@ -127,13 +129,18 @@ class CheckpointStore:
                 yield int(step.removeprefix("step-")), name
 
 
+def _list_of(folder: str, checkpoint: Checkpoint, rank: int) -> str:
+    return f"{folder}/_rank-{rank:05d}-of-{checkpoint.num_ranks:05d}-{checkpoint.launch}.json"
+
+
 class Uploader:
     """Puts checkpoints away in a thread of its own, in their order, and clears the local folders behind it."""
 
-    def __init__(self, checkpoints: CheckpointStore, rank: int, num_ranks: int, num_kept: int) -> None:
+    def __init__(self, checkpoints: CheckpointStore, rank: int, num_ranks: int, launch: str, num_kept: int) -> None:
         self._checkpoints = checkpoints
         self._rank = rank
         self._num_ranks = num_ranks
+        self._launch = launch
         self._num_kept = num_kept
         self._queue: queue.Queue[tuple[Path, int] | None] = queue.Queue()
         self._error: Exception | None = None
@@ -169,7 +176,7 @@ class Uploader:
                 continue
             folder, step = item
             try:
-                self._checkpoints.put(folder, step, self._rank, self._num_ranks)
+                self._checkpoints.put(folder, Checkpoint(step, self._num_ranks, self._launch), self._rank)
                 if self._rank == 0:
                     self._checkpoints.keep_newest(self._num_kept)
             except Exception as error:  # noqa: BLE001 - raised in the training's own thread, by put or close

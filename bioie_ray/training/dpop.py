@@ -54,6 +54,10 @@ class DpopTrainer(DPOTrainer):  # type: ignore[misc] # TRL is not typed
         """The data is tokenised already, and its lengths are seen to: TRL would drop pairs without a word."""
         return dataset
 
+    def _precompute_ref_logps(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """The numbers are in the data."""
+        return dataset
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:  # noqa: FBT001 - TRL's signature
         mask = inputs["completion_mask"]
         labels = inputs["input_ids"].masked_fill(mask == 0, -100)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -13,6 +14,7 @@ import yaml
 from bioie_ray.config.training import DpopSettings, SftSettings, StageName, TrainSettings
 from bioie_ray.retrieval.models import resolve_model
 from bioie_ray.retrieval.packaged import ModelError
+from bioie_ray.training.loading import OTHER_SENSES
 from bioie_ray.training.stage import num_steps
 
 GIB = 2**30
@@ -71,7 +73,7 @@ def shape_of(model: str, modules: tuple[str, ...]) -> Shape:
     linear = [
         (layer.in_features, layer.out_features)
         for name, layer in network.named_modules()
-        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in modules
+        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in modules and not re.fullmatch(OTHER_SENSES, name)
     ]
     embedding = network.get_input_embeddings().weight.numel()
     return Shape(sum(p.numel() for p in network.parameters()), embedding, text.num_hidden_layers, text.hidden_size, tuple(linear))

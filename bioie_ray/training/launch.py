@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,8 @@ from typing import Any
 from bioie_ray.config.cluster import ClusterSettings, actor_cpus
 from bioie_ray.training.stage import Stage, TrainingError, accumulation
 
+# How long Ray Train waits for all its ranks before it counts that as a failure of its own and tries again.
+_START_TRY_S = 60
 # What ranks must have set before torch and DeepSpeed are imported.
 _RANK_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "WANDB_SILENT": "true"}
 
@@ -74,9 +77,12 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
             run_config=RunConfig(
                 name=stage.output.fingerprint[:12],
                 storage_path=scratch,
-                failure_config=FailureConfig(max_failures=stage.train.max_retries),
-                # mypy sees the first version of Ray Train, which the second takes the place of at import
-                worker_runtime_env={"env_vars": _RANK_ENVIRONMENT | _accelerator(on_gpu=on_gpu)},  # type: ignore[call-arg]
+                failure_config=FailureConfig(
+                    max_failures=stage.train.max_retries,
+                    # else it waits for nodes without end; mypy sees the first version of Ray Train, which the second takes the place of
+                    controller_failure_limit=math.ceil(cluster.start_timeout_s / _START_TRY_S),  # type: ignore[call-arg]
+                ),
+                worker_runtime_env={"env_vars": _RANK_ENVIRONMENT | _accelerator(on_gpu=on_gpu)},
             ),
         )
         say(f"starting {cluster.ranks} {'rank' if cluster.ranks == 1 else 'ranks'}")

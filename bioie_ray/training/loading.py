@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 
 from bioie_ray.config.training import StageSettings, TrainSettings
 from bioie_ray.training.stage import TrainingError
+
+# Towers of models that see or hear too: texts give their weights no gradient, which torch's data parallelism takes for a lost rank.
+OTHER_SENSES = r".*(vision|audio|multi_modal).*"
 
 
 def load_base(folder: Path, settings: StageSettings, train: TrainSettings) -> Any:
@@ -26,12 +30,28 @@ def load_base(folder: Path, settings: StageSettings, train: TrainSettings) -> An
     if settings.method == "qlora":
         options["quantization_config"] = four_bits(train)
     model = AutoModelForCausalLM.from_pretrained(str(folder), **options)
+    if settings.method == "full":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not re.fullmatch(OTHER_SENSES, name))
     for module in model.modules():
         # On some CPUs bitsandbytes rearranges 4-bit weights the first time they are used in `eval`: for good, with other numbers, and
         # without gradients from then on.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment] # a plain attribute of bitsandbytes
     return model
+
+
+def without_dropout(model: Any) -> None:
+    """Switch a base model's own dropout off, as its reference has none: noise in the chosen answer's log-ratio would count as a fall of it.
+
+    The adapter's dropout, a setting of the recipe, is put on later.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name in ("dropout", "attention_dropout"):  # of models that call the function
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
 
 
 def attention(folder: Path, wanted: str) -> str:
@@ -76,6 +96,7 @@ def adapter_config(settings: StageSettings) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.modules),
+        exclude_modules=OTHER_SENSES,
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -124,7 +124,8 @@ class ScoreCallback(TrainerCallback):
                 self._keep_best(step, f1)
             ends = _is_enough(step, self._best[0], self._every, self._patience)
         if self._agree(ends):
-            control.should_training_stop = True
+            # With a checkpoint of this very step: without it, a kill from here on would mean its steps and its scores again.
+            control.should_training_stop = control.should_save = True
 
 
 def had_ended(history: list[dict[str, Any]], step: int, every: int, patience: int | None) -> bool:

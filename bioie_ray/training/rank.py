@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import torch
@@ -20,13 +22,14 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
 from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.store import StoreError
 from bioie_ray.execution.fixed_sums import fixed_sums
 from bioie_ray.execution.linear_layers import by_onednn
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
-from bioie_ray.training.checkpoints import Checkpoint, CheckpointStore, Uploader
+from bioie_ray.training.checkpoints import CheckpointStore, Uploader
 from bioie_ray.training.flops import flops_per_token
-from bioie_ray.training.loading import adapter_config, load_base
+from bioie_ray.training.loading import adapter_config, load_base, without_dropout
 from bioie_ray.training.order import stream
 from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCallback, ScoreCallback, TokensCallback, had_ended, to_jsonl
 from bioie_ray.training.results import Best, finish
@@ -36,6 +39,7 @@ from bioie_ray.training.tokens import load_chat_tokenizer
 from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
 
 FAILED = "_failed.txt"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,16 +70,17 @@ def train(stage: Stage) -> None:
     with _the_same_each_time(stage.train.threads), tempfile.TemporaryDirectory(prefix="bioie-training-") as scratch, answers_only():
         folder = Path(scratch)
         checkpoints = CheckpointStore(stage.output)
+        launch = _agreed(secrets.token_hex(4), place)
         resume = _restore(checkpoints, folder / "resume", place, stage)
-        trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
-        uploader = Uploader(checkpoints, place.rank, place.num_ranks, stage.train.keep_checkpoints)
+        with _telling_what_to_lower(stage):
+            trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
+        uploader = Uploader(checkpoints, place.rank, place.num_ranks, launch, stage.train.keep_checkpoints)
         trainer.add_callback(CheckpointCallback(uploader, folder))
         best = Best(stage.output)
         _observe(trainer, stage, place, best, folder)
         try:
-            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(out_of_memory(stage, str(error))) from None
+            with _telling_what_to_lower(stage):
+                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         finally:
             uploader.close()
         trainer.save_model(str(folder / "last"))  # with ZeRO 3 every rank has a part of it
@@ -101,6 +106,14 @@ def _the_same_each_time(threads: int) -> Iterator[None]:
     finally:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         transformers_logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _telling_what_to_lower(stage: Stage) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(out_of_memory(stage, str(error))) from None
 
 
 def out_of_memory(stage: Stage, reason: str) -> str:
@@ -135,13 +148,13 @@ def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: St
     return folder
 
 
-def _agreed(newest: Checkpoint | None, place: Place) -> Checkpoint | None:
-    """Rank 0's choice: a checkpoint that becomes whole between two looks must not part the ranks."""
+def _agreed(mine: T, place: Place) -> T:
+    """Rank 0's, for all: a checkpoint that becomes whole between two looks must not part the ranks."""
     if place.num_ranks == 1:
-        return newest
-    chosen: list[Any] = [newest]
+        return mine
+    chosen: list[Any] = [mine]
     dist.broadcast_object_list(chosen, src=0)
-    found: Checkpoint | None = chosen[0]
+    found: T = chosen[0]
     return found
 
 
@@ -158,8 +171,11 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
     tokenizer = chat.tokenizer
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    model = load_base(base, stage.settings, stage.train)
+    if stage.name == "dpop":
+        without_dropout(model)
     common: dict[str, Any] = {
-        "model": load_base(base, stage.settings, stage.train),
+        "model": model,
         "args": args,
         "train_dataset": Dataset(table).select(stream(table.num_rows, args.max_steps * stage.settings.batch_size, stage.seed)),
         "processing_class": tokenizer,
@@ -194,8 +210,8 @@ def _last_step(resume: Path | None, stage: Stage, planned: int) -> int:
 
 def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path) -> None:
     if place.rank == 0:
-        total = sum(math.prod(getattr(p, "quant_state", p).shape) for p in trainer.model.parameters())  # 4-bit weights lie two to a number
-        trained = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        parameters = list(trainer.model.parameters())
+        total, trained = sum(map(_size, parameters)), sum(_size(p) for p in parameters if p.requires_grad)
         trainer.add_callback(MetricsCallback(stage.output, flops_per_token(total, trained), place.num_ranks))
     if stage.train.score_every_steps is None or stage.scoring is None:
         return
@@ -212,6 +228,12 @@ def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path)
     trainer.add_callback(
         ScoreCallback(stage.train.score_every_steps, stage.train.patience, ask, keep_best, _agreement(place), best.score())
     )
+
+
+def _size(parameter: Any) -> int:
+    """Of the whole one: 4-bit weights lie two to a number, and with ZeRO 3 they lie elsewhere."""
+    num: int = getattr(parameter, "ds_numel", None) or math.prod(getattr(parameter, "quant_state", parameter).shape)
+    return num
 
 
 def _agreement(place: Place) -> Callable[[bool], bool]:
@@ -238,8 +260,11 @@ def train_under_ray(config: dict[Any, Any]) -> str | None:
         return told
     try:
         train(stage)
-    except ValueError as error:  # of the family for people: a loss that is no number, no memory, no space in the store
+    except StoreError:  # away, or full: the same again may go well
+        raise
+    except ValueError as error:  # of the family for people: a loss that is no number, no memory, a bad template
         told = str(error) or type(error).__name__
+        traceback.print_exc()  # for the log of this rank, where it is none of that family
         if Place.here().num_ranks == 1:
             return told
         stage.output.store.write(f"{stage.output.key}/{FAILED}", told.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import deque
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,22 +19,35 @@ from bioie_ray.training.stage import Stage, TrainingError, accumulation, num_ste
 
 
 class _Guarded:
-    """Ends a training whose loss is no number before a step is taken on it, and names the batch."""
+    """Ends a training whose loss or gradient is no number before anything of it is kept, and names the batch."""
 
     name_rows: Callable[[Sequence[int]], Sequence[str]]
     stage: str
+    _rows: deque[list[int]] | None = None
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        rows = inputs.pop("rows")
+        if self._rows is None:
+            self._rows = deque(maxlen=self.args.gradient_accumulation_steps)  # type: ignore[attr-defined]
+        self._rows.append(inputs.pop("rows").tolist())
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         if not bool(torch.isfinite(loss)):
-            state: Any = self.state  # type: ignore[attr-defined]
-            about = ", ".join(self.name_rows(rows.tolist())[:10])
-            raise TrainingError(
-                f"the loss is {float(loss)} at step {state.global_step + 1} of {state.max_steps}, in the batch of {about}; the last checkpoint is whole. "
-                f"Look at these records; set {self.stage}.learning_rate lower or train.dtype=float32, and give that another version (--set version=...)"
-            )
+            raise self._no_number("loss", float(loss), self._rows[-1])
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Of all micro-batches of a step, before it is taken: a loss that is a number can have a gradient that is none."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+        if norm is not None and not math.isfinite(float(norm)):
+            raise self._no_number("gradient's norm", float(norm), [row for rows in self._rows or () for row in rows])
+        return norm
+
+    def _no_number(self, what: str, value: float, rows: Sequence[int]) -> TrainingError:
+        state: Any = self.state  # type: ignore[attr-defined]
+        about = ", ".join(self.name_rows(rows)[:10])
+        return TrainingError(
+            f"the {what} is {value} at step {state.global_step + 1} of {state.max_steps}, in the batch of {about}; the last checkpoint is whole. "
+            f"Look at these records; set {self.stage}.learning_rate lower or train.dtype=float32, and give that another version (--set version=...)"
+        )
 
 
 class AnswerTrainer(_Guarded, SFTTrainer):  # type: ignore[misc] # TRL is not typed
@@ -93,8 +107,8 @@ def arguments(stage: Stage, folder: Path, num_rows: int, num_ranks: int, *, on_g
             beta=settings.beta,
             label_smoothing=settings.label_smoothing,
             disable_dropout=False,  # the adapter's own setting holds, as for the other stages
-            # The numbers come with the data: TRL would compute them here, once for each rank that begins anew.
-            precompute_ref_log_probs=False,
+            # The numbers come with the data, so that none are computed (`DpopTrainer`); without this, TRL loads a second model where there is no adapter.
+            precompute_ref_log_probs=True,
         )
     else:
         found = SFTConfig(**common, packing=False, dataset_kwargs={"skip_prepare_dataset": True})

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,12 @@ UNITS = [f"u{i}" for i in range(6)]
 class Writer:
     """Writes a file a unit; some units fail, and some kill the process they run in."""
 
-    def __init__(self, folder: str, failing: str = "", deadly: str = "", deaths: int = 0) -> None:
+    def __init__(self, folder: str, failing: str = "", deadly: str = "", deaths: int = 0, seconds: float = 0.0) -> None:
         self.folder = Path(folder)
         self.failing = failing
         self.deadly = deadly
         self.deaths = deaths
+        self.seconds = seconds
 
     def process(self, unit: str) -> None:
         if unit == self.failing:
@@ -31,6 +33,7 @@ class Writer:
             if died < self.deaths:
                 (self.folder / f"death-{died}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(self.seconds)
         (self.folder / unit).write_text(unit)
 
 
@@ -73,6 +76,16 @@ def test_a_failing_unit_takes_no_other_along(tmp_path: Path, executor: str) -> N
 @pytest.mark.slow
 def test_a_killed_actor_costs_nothing(tmp_path: Path) -> None:
     assert run(tmp_path, "ray", deadly="u3", deaths=1) == dict.fromkeys(UNITS)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_unit_may_take_longer_than_ray_data_waits_by_itself(tmp_path: Path) -> None:
+    """Which is half an hour, less than a training or a large shard of answers can take."""
+    from ray.data import DataContext
+
+    DataContext.get_current().execution_no_progress_timeout_s = 1.0
+    assert run(tmp_path, "ray", seconds=3.0) == dict.fromkeys(UNITS)
 
 
 @pytest.mark.ray

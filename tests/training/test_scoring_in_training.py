@@ -37,7 +37,7 @@ PLAN = ScoringPlan(
     max_new_tokens=12,
 )
 BEST_F1 = pytest.approx(0.8)  # two of three, and nothing wrong
-SCORED = TRAIN.model_copy(update={"checkpoint_every_steps": 5, "score_every_steps": 5, "patience": 3, "keep_checkpoints": 100})
+SCORED = TRAIN.model_copy(update={"checkpoint_every_steps": 4, "score_every_steps": 5, "patience": 3, "keep_checkpoints": 100})
 
 
 @pytest.fixture(scope="module")
@@ -98,10 +98,12 @@ def test_the_score_is_that_of_the_model_that_is_left(scored: Stage) -> None:
 @pytest.mark.parametrize("when", ["before the best", "after the best", "after its end"])
 def test_a_scored_training_that_is_killed_goes_on_to_the_same_bytes(scored: Stage, llama: Path, tmp_path: Path, when: str) -> None:
     told = summary(scored.output)
-    num_whole = {"before the best": 1, "after the best": told["best"]["step"] // 5 + 1, "after its end": told["steps"] // 5}[when]
+    # Every fourth step, and the one at which it was ended.
+    last = {"before the best": 4, "after the best": told["best"]["step"] // 4 * 4 + 4, "after its end": told["steps"]}[when]
+    num_whole = -(-last // 4)
     stage = make(tmp_path, llama)
     assert exit_code_when_killed(stage, num_whole) == -signal.SIGKILL
-    assert CheckpointStore(stage.output).whole()[-1].step == num_whole * 5
+    assert CheckpointStore(stage.output).whole()[-1].step == last
     if when != "before the best":
         assert Best(stage.output).score() == (told["best"]["step"], told["best"]["dev_f1"])
     train(stage)

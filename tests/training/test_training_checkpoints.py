@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.training.checkpoints import Checkpoint, CheckpointError, CheckpointStore, Uploader
 
 FOLDER = "models/m@1/_checkpoints"
+LAUNCH, OTHER_LAUNCH = "0a1b2c3d", "4e5f6071"
 
 
 @pytest.fixture
@@ -38,9 +40,13 @@ def files_of_rank(folder: Path, rank: int, text: str = "") -> Path:
     return folder
 
 
-def put(checkpoints: CheckpointStore, tmp_path: Path, step: int, num_ranks: int = 1, ranks: tuple[int, ...] | None = None) -> None:
+def put(
+    checkpoints: CheckpointStore, tmp_path: Path, step: int, num_ranks: int = 1, ranks: tuple[int, ...] | None = None, launch: str = LAUNCH
+) -> None:
     for rank in range(num_ranks) if ranks is None else ranks:
-        checkpoints.put(files_of_rank(tmp_path / f"local-{step}-{rank}-{num_ranks}", rank, f"at {step}"), step, rank, num_ranks)
+        checkpoints.put(
+            files_of_rank(tmp_path / f"local-{step}-{rank}-{num_ranks}", rank, f"at {step}"), Checkpoint(step, num_ranks, launch), rank
+        )
 
 
 def names(place: Path) -> list[str]:
@@ -53,7 +59,7 @@ def test_a_checkpoint_is_whole_when_every_rank_has_put_its_list(checkpoints: Che
     assert checkpoints.whole() == []
     put(checkpoints, tmp_path, 4, num_ranks=3, ranks=(1,))
     put(checkpoints, tmp_path, 2)
-    assert checkpoints.whole() == [Checkpoint(2, 1), Checkpoint(4, 3)]
+    assert checkpoints.whole() == [Checkpoint(2, 1, LAUNCH), Checkpoint(4, 3, LAUNCH)]
 
 
 def test_lists_of_other_numbers_of_ranks_do_not_add_up(checkpoints: CheckpointStore, tmp_path: Path) -> None:
@@ -62,10 +68,20 @@ def test_lists_of_other_numbers_of_ranks_do_not_add_up(checkpoints: CheckpointSt
     assert checkpoints.whole() == []
 
 
+def test_lists_of_two_launches_do_not_add_up(checkpoints: CheckpointStore, tmp_path: Path) -> None:
+    """One rank's files of a launch that died, beside another's of the next one: the optimizer of neither."""
+    put(checkpoints, tmp_path, 4, num_ranks=2, ranks=(1,))
+    put(checkpoints, tmp_path, 4, num_ranks=2, ranks=(0,), launch=OTHER_LAUNCH)
+    assert checkpoints.whole() == []
+    shutil.rmtree(tmp_path / "local-4-1-2")
+    put(checkpoints, tmp_path, 4, num_ranks=2, ranks=(1,), launch=OTHER_LAUNCH)
+    assert checkpoints.whole() == [Checkpoint(4, 2, OTHER_LAUNCH)]
+
+
 def test_each_rank_gets_the_common_files_and_its_own(checkpoints: CheckpointStore, tmp_path: Path) -> None:
     put(checkpoints, tmp_path, 7, num_ranks=2)
     for rank in (0, 1):
-        checkpoints.get(Checkpoint(7, 2), tmp_path / f"back-{rank}", rank)
+        checkpoints.get(Checkpoint(7, 2, LAUNCH), tmp_path / f"back-{rank}", rank)
         assert names(tmp_path / f"back-{rank}") == sorted(
             [
                 f"global_step1/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt",
@@ -80,7 +96,7 @@ def test_each_rank_gets_the_common_files_and_its_own(checkpoints: CheckpointStor
 
 def test_a_rank_beyond_those_that_made_it_gets_the_common_files(checkpoints: CheckpointStore, tmp_path: Path) -> None:
     put(checkpoints, tmp_path, 7)
-    checkpoints.get(Checkpoint(7, 1), tmp_path / "back", 1)
+    checkpoints.get(Checkpoint(7, 1, LAUNCH), tmp_path / "back", 1)
     assert names(tmp_path / "back") == ["trainer_state.json", "zz_last.bin"]
 
 
@@ -88,15 +104,15 @@ def test_a_file_that_changed_is_an_error_that_says_what_to_do(checkpoints: Check
     put(checkpoints, tmp_path, 7)
     (place / "step-00000007/trainer_state.json").write_text("state at 8")
     with pytest.raises(CheckpointError, match=r"step-00000007/trainer_state\.json is not what was put there; delete that folder"):
-        checkpoints.get(Checkpoint(7, 1), tmp_path / "back", 0)
+        checkpoints.get(Checkpoint(7, 1, LAUNCH), tmp_path / "back", 0)
 
 
 def test_another_ranks_file_that_changed_is_no_concern(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     put(checkpoints, tmp_path, 7, num_ranks=2)
     (place / "step-00000007/rng_state_1.pth").write_text("torn")
-    checkpoints.get(Checkpoint(7, 2), tmp_path / "back-0", 0)
+    checkpoints.get(Checkpoint(7, 2, LAUNCH), tmp_path / "back-0", 0)
     with pytest.raises(CheckpointError, match="rng_state_1"):
-        checkpoints.get(Checkpoint(7, 2), tmp_path / "back-1", 1)
+        checkpoints.get(Checkpoint(7, 2, LAUNCH), tmp_path / "back-1", 1)
 
 
 def test_the_list_comes_after_the_files(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
@@ -110,7 +126,7 @@ def test_the_list_comes_after_the_files(checkpoints: CheckpointStore, tmp_path: 
 
 def test_a_list_names_every_file_with_its_digest(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     put(checkpoints, tmp_path, 7)
-    listed = json.loads((place / "step-00000007/_rank-00000-of-00001.json").read_text())
+    listed = json.loads((place / f"step-00000007/_rank-00000-of-00001-{LAUNCH}.json").read_text())
     assert {entry["file"] for entry in listed} == {name.removeprefix("step-00000007/") for name in names(place) if "_rank-0" not in name}
     assert all(entry["bytes"] > 0 and len(entry["sha256"]) == 64 for entry in listed)
 
@@ -119,9 +135,9 @@ def test_a_second_writer_of_the_same_step_leaves_it_whole(checkpoints: Checkpoin
     """Two runs of one recipe at once, or a rank that does its step again."""
     put(checkpoints, tmp_path, 7)
     again = CheckpointStore(checkpoints.output)
-    again.put(files_of_rank(tmp_path / "again", 0, "at 7"), 7, 0, 1)
-    assert checkpoints.whole() == [Checkpoint(7, 1)]
-    checkpoints.get(Checkpoint(7, 1), tmp_path / "back", 0)
+    again.put(files_of_rank(tmp_path / "again", 0, "at 7"), Checkpoint(7, 1, OTHER_LAUNCH), 0)
+    assert checkpoints.whole() == [Checkpoint(7, 1, OTHER_LAUNCH)]
+    checkpoints.get(Checkpoint(7, 1, OTHER_LAUNCH), tmp_path / "back", 0)
     assert (tmp_path / "back/trainer_state.json").read_text() == "state at 7"
 
 
@@ -131,7 +147,7 @@ def test_a_checkpoint_whose_files_are_being_replaced_is_not_whole(checkpoints: C
     (place / "step-00000007/zz_last.bin").unlink()
     (place / "step-00000007/zz_last.bin").mkdir()  # where the first is killed this time
     with pytest.raises(OSError, match="zz_last"):
-        checkpoints.put(files_of_rank(tmp_path / "again", 0, "at 7 again"), 7, 0, 2)
+        checkpoints.put(files_of_rank(tmp_path / "again", 0, "at 7 again"), Checkpoint(7, 2, LAUNCH), 0)
     put(checkpoints, tmp_path, 7, num_ranks=2, ranks=(1,))
     assert checkpoints.whole() == []
 
@@ -171,7 +187,7 @@ def test_dropping_leaves_nothing_of_them_and_all_else(checkpoints: CheckpointSto
 
 
 def test_the_uploader_puts_checkpoints_away_and_clears_up_behind_itself(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
-    uploader = Uploader(checkpoints, rank=0, num_ranks=1, num_kept=2)
+    uploader = Uploader(checkpoints, rank=0, num_ranks=1, launch=LAUNCH, num_kept=2)
     folders = [files_of_rank(tmp_path / f"checkpoint-{step}", 0) for step in (2, 4, 6)]
     for step, folder in zip((2, 4, 6), folders, strict=True):
         uploader.put(folder, step)
@@ -184,17 +200,17 @@ def test_the_uploader_puts_checkpoints_away_and_clears_up_behind_itself(checkpoi
 def test_only_the_first_rank_deletes_old_ones(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     for step in (2, 4):
         put(checkpoints, tmp_path, step, num_ranks=2, ranks=(0,))
-    uploader = Uploader(checkpoints, rank=1, num_ranks=2, num_kept=1)
+    uploader = Uploader(checkpoints, rank=1, num_ranks=2, launch=LAUNCH, num_kept=1)
     for step in (2, 4):
         uploader.put(files_of_rank(tmp_path / f"checkpoint-{step}", 1), step)
     uploader.close()
     assert steps(place) == [2, 4]
-    assert checkpoints.whole() == [Checkpoint(2, 2), Checkpoint(4, 2)]
+    assert checkpoints.whole() == [Checkpoint(2, 2, LAUNCH), Checkpoint(4, 2, LAUNCH)]
 
 
 def test_an_error_of_the_uploader_is_raised_when_it_is_closed(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     (place / "step-00000002/zz_last.bin").mkdir(parents=True)
-    uploader = Uploader(checkpoints, rank=0, num_ranks=1, num_kept=2)
+    uploader = Uploader(checkpoints, rank=0, num_ranks=1, launch=LAUNCH, num_kept=2)
     uploader.put(files_of_rank(tmp_path / "checkpoint-2", 0), 2)
     with pytest.raises(OSError, match="zz_last"):
         uploader.close()
@@ -203,7 +219,7 @@ def test_an_error_of_the_uploader_is_raised_when_it_is_closed(checkpoints: Check
 
 def test_an_error_of_the_uploader_is_raised_at_the_next_checkpoint(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     (place / "step-00000002/zz_last.bin").mkdir(parents=True)
-    uploader = Uploader(checkpoints, rank=0, num_ranks=1, num_kept=2)
+    uploader = Uploader(checkpoints, rank=0, num_ranks=1, launch=LAUNCH, num_kept=2)
     first, second = (files_of_rank(tmp_path / f"checkpoint-{step}", 0) for step in (2, 4))
     uploader.put(first, 2)
     gone = threading.Event()

@@ -67,7 +67,7 @@ def mix(candidates: Iterable[Candidate], sources: Sequence[SourceSettings], near
     """The mixture of all sources; the order of the candidates decides only which of several duplicates stays."""
     entries = [EntryCounts() for _ in sources]
     kept: list[dict[str, tuple[int, int]]] = [{} for _ in sources]
-    seen, times = Seen(near_duplicates), Counter[str]()
+    seen, times, used = Seen(near_duplicates), Counter[str](), set[str]()
     for candidate in candidates:
         counts = entries[candidate.entry]
         counts.records += 1
@@ -77,8 +77,7 @@ def mix(candidates: Iterable[Candidate], sources: Sequence[SourceSettings], near
         elif duplicate == "near":
             counts.near_duplicates += 1
         else:
-            times[candidate.id] += 1  # files of one data set may number their records anew
-            kept[candidate.entry][_numbered(candidate.id, times[candidate.id])] = candidate.place
+            kept[candidate.entry][_unused(candidate.id, used, times)] = candidate.place
     places: dict[str, tuple[int, int]] = {}
     for source, counts, found in zip(sources, entries, kept, strict=True):
         ids = list(found)
@@ -86,7 +85,7 @@ def mix(candidates: Iterable[Candidate], sources: Sequence[SourceSettings], near
         copies = num_copies([id_ for id_ in ids if id_ in chosen], source.weight, seed)
         for id_, number in copies.items():
             for copy in range(1, number + 1):
-                places[id_ if copy == 1 else f"{id_}{_COPY}{copy}"] = found[id_]
+                places[id_ if copy == 1 else _unused(id_, used, times, _COPY)] = found[id_]
         counts.not_drawn = len(ids) - len(chosen)
         counts.left_by_weight = sum(number == 0 for number in copies.values())
         counts.copies = sum(max(0, number - 1) for number in copies.values())
@@ -94,5 +93,11 @@ def mix(candidates: Iterable[Candidate], sources: Sequence[SourceSettings], near
     return Mixture([Taken(id_, places[id_]) for id_ in in_drawn_order(list(places), "order", seed)], entries)
 
 
-def _numbered(id_: str, number: int) -> str:
-    return id_ if number == 1 else f"{id_}#{number}"
+def _unused(id_: str, used: set[str], times: Counter[str], mark: str = "#") -> str:
+    """The id, or with the next number that makes it one of its own: files of one data set may number their records anew, and may have `x#2` too."""
+    found = id_
+    while found in used:
+        times[id_ + mark] += 1
+        found = f"{id_}{mark}{times[id_ + mark] + 1}"
+    used.add(found)
+    return found

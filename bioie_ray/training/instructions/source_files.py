@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.corpora.formats.json_stream import MAX_RECORD_CHARS, JsonRecord, iter_json_array, open_bytes
 from bioie_ray.corpora.reading import SourceError, SourceFile
 from bioie_ray.retrieval.models import HubError, hub_snapshot
@@ -180,8 +181,8 @@ def _rows(path: Path) -> Iterator[JsonRecord]:
             for value in batch.to_pylist():
                 row += 1
                 yield JsonRecord(value, row, _shown(value))
-    except pa.ArrowInvalid as error:
-        raise SourceError(f"{path}: is no parquet file that can be read ({error})") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: is no parquet file that can be read, or is damaged after row {row} ({first_line(error)})") from None
 
 
 def _shown(value: Any) -> str:

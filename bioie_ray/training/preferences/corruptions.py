@@ -94,7 +94,9 @@ def _moved(form: str, text: str, rng: random.Random) -> str | None:
 
 
 def _direction(view: GoldView, gold: list[Answer], _text: str, rng: random.Random) -> str | None:
-    """Turn a pair round; one that is gold in both directions stays gold, and is no choice."""
+    """Turn a pair round; one that is gold in both directions stays gold, and is no choice. Where pairs have no direction, none is wrong that way."""
+    if view.task.symmetric:
+        return None
     pairs = [number for number, answer in enumerate(gold) if not isinstance(answer, str) and answer_key(answer)[::-1] not in view.gold]
     if not pairs:
         return None

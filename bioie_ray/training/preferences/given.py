@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from bioie_ray.dmcr.reading import read_answer
+from bioie_ray.evaluation.gold_view import distinct
 from bioie_ray.training.instructions.conversation import BadRecordError, check_encodable
 
 _KEYS = ("prompt", "chosen", "rejected")
@@ -34,9 +36,17 @@ def read_pair(record: Any, max_chars: int) -> dict[str, str]:
         check_encodable(text, name)
     if not record["chosen"].strip():
         raise BadRecordError("chosen is empty")
-    if record["chosen"] == record["rejected"]:
+    if _same(record["chosen"], record["rejected"]):
         raise BadRecordError("chosen and rejected are the same")
     return {"messages": json.dumps(messages, ensure_ascii=False), "chosen": record["chosen"], "rejected": record["rejected"]}
+
+
+def _same(chosen: str, rejected: str) -> bool:
+    """The same text but for space around it, or lists of the same items."""
+    if chosen.strip() == rejected.strip():
+        return True
+    lists = [[read_answer(text, kind).cleaned for text in (chosen, rejected)] for kind in ("ner", "re")]
+    return any(None not in (one, other) and distinct(one or []) == distinct(other or []) for one, other in lists)
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:
@@ -46,7 +56,7 @@ def _messages(prompt: Any) -> list[dict[str, str]]:
         return [{"role": "user", "content": prompt}]
     turns = prompt if isinstance(prompt, list) else []
     fine = all(
-        isinstance(turn, dict) and isinstance(turn.get("content"), str) and turn.get("role") in {"system", "user", "assistant"}
+        isinstance(turn, dict) and isinstance(turn.get("content"), str) and turn.get("role") in ("system", "user", "assistant")
         for turn in turns
     )
     if not turns or not fine or turns[-1]["role"] != "user":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,7 +10,7 @@ from bioie_ray.config.training import ErrorKind
 from bioie_ray.dmcr.reading import read_answer
 from bioie_ray.evaluation.errors import ErrorKind as FineKind
 from bioie_ray.evaluation.errors import errors
-from bioie_ray.evaluation.gold_view import GoldView, distinct
+from bioie_ray.evaluation.gold_view import GoldView, Key, distinct
 from bioie_ray.evaluation.scoring import strict
 
 # Of two kinds that an answer has as often, the first names it: the finer mistake.
@@ -35,16 +35,23 @@ def judge(view: GoldView, text: str, max_f1: float) -> Wrong | None:
     """What is wrong with an answer's text; ``None`` if nothing is: it is the gold as a set, or too near to it to be called wrong.
 
     An answer that no rule makes a list of is malformed, whatever it says. One in a code fence, say, is read: how it is dressed is no mistake
-    of extraction. Over a document with nothing to find, every item is one too many.
+    of extraction. Over a document with nothing to find, every item is one too many. Where a task's pairs have no direction, one the other way round is
+    no mistake to teach, though the strict score counts it as one.
     """
     answers = read_answer(text, view.task.kind).cleaned
     if answers is None:
         return Wrong(text, "malformed", 0.0)
-    if distinct(answers) == view.gold:
+    if _as_meant(view, distinct(answers)) == _as_meant(view, view.gold):
         return None
     f1 = strict(view, answers).f1
     if f1 > max_f1:
         return None
     found = errors(view, answers)
     counts: dict[ErrorKind, int] = {kind: sum(found[fine] for fine in fines) for kind, fines in _COARSE.items()}
+    if view.task.symmetric:
+        del counts["direction"]
     return Wrong(text, max(counts, key=lambda kind: counts[kind]), f1)
+
+
+def _as_meant(view: GoldView, answers: Collection[Key]) -> set[Key]:
+    return {min(key, key[::-1]) for key in answers} if view.task.symmetric else set(answers)
