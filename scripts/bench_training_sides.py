@@ -145,7 +145,7 @@ def trl(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
         args = SFTConfig(**common, packing=False)
         kind = SFTTrainer
     trainer = kind(
-        model=base, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter_config(settings)
+        model=base, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer, peft_config=adapter_config(settings, base)
     )
     return timed(trainer, trainer.train)
 

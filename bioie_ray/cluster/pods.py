@@ -214,6 +214,7 @@ def _environment(common: Common) -> list[Json]:
     found = [
         _env("HOME", "/home/bioie"),
         _env("BIOIE_CACHE", "/var/cache/bioie"),
+        _env("HF_HOME", "/var/cache/bioie/hub"),  # a home is small
         _env("BIOIE_IMAGE", common.image),
         _env("RAY_USAGE_STATS_ENABLED", "0"),
     ]

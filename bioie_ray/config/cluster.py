@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, Literal, Self
 
@@ -33,7 +34,10 @@ class PodSettings(Settings):
     ray_cpus: int | None = Field(default=None, ge=0, description="CPUs that Ray counts on; left out: `cpus` rounded down, at least 1")
     memory_gib: float = Field(default=16.0, gt=0.0, description="memory of the pod, shared memory included (request and limit)")
     object_store_share: float = Field(
-        default=0.1, gt=0.0, le=0.8, description="share of the memory that Ray's object store gets, through which little goes here; it lies in /dev/shm"
+        default=0.1,
+        gt=0.0,
+        le=0.8,
+        description="share of the memory that Ray's object store gets, through which little goes here; it lies in /dev/shm",
     )
     spill_gib: float = Field(default=20.0, gt=0.0, description="ephemeral storage: spilled objects, logs, unpacked models")
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -191,5 +195,14 @@ class ClusterSettings(Settings):
         if self.min_ranks is not None and self.min_ranks > self.ranks:
             raise ValueError(
                 f"cluster.min_ranks is {self.min_ranks} but cluster.ranks is {self.ranks}; set min_ranks to at most {self.ranks}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_rank_has_whole_gpus(self) -> Self:
+        if self.ranks > 1 and self.gpus_per_worker % 1:
+            raise ValueError(
+                f"cluster.gpus_per_worker={self.gpus_per_worker:g} would put two of cluster.ranks={self.ranks} on one GPU, which NCCL refuses; "
+                f"set gpus_per_worker={math.ceil(self.gpus_per_worker)}, or ranks=1"
             )
         return self

@@ -151,6 +151,6 @@ def _from_hub(ref: str) -> Path:
         return hub_snapshot(ref, _MATTERS)
     except HubError as error:
         raise ModelError(
-            f"cannot get {ref} from the hub: {error}; check the name, or the network, or give a folder (HF_HUB_OFFLINE is "
+            f"cannot get {ref} from the hub: {error}; check the name, or the network, or give a folder; a gated model needs HF_TOKEN (HF_HUB_OFFLINE is "
             f"{os.environ.get('HF_HUB_OFFLINE', 'not set')})"
         ) from None

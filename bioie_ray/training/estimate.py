@@ -140,6 +140,10 @@ def describe(
         lines.append(f"  steps: known when the data is tokenised; {told} (batch {settings.batch_size}, {settings.epochs:g} epochs)")
     else:
         lines.append(f"  steps: {found.steps:,} (batch {settings.batch_size}, {settings.epochs:g} epochs)")
+    if settings.method != "full":
+        lines.append(
+            f"  merging: about {4 * found.num_parameters / GIB:.1f} GiB of the first rank's own memory (the sum is made in float32, on its CPU)"
+        )
     if found.hours is not None:
         lines.append(f"  time: about {found.hours:.1f} h at {at:,.0f} tokens/s (train.planned_tokens_per_s)")
     return lines

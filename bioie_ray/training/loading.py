@@ -84,8 +84,8 @@ def four_bits(train: TrainSettings) -> Any:
     )
 
 
-def adapter_config(settings: StageSettings) -> Any:
-    """The adapter of a stage; ``None`` where all weights are trained."""
+def adapter_config(settings: StageSettings, model: Any) -> Any:
+    """The adapter of a stage for a model; ``None`` where all weights are trained."""
     from peft import LoraConfig
 
     if settings.method == "full":
@@ -96,7 +96,7 @@ def adapter_config(settings: StageSettings) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.modules),
-        exclude_modules=OTHER_SENSES,
+        exclude_modules=OTHER_SENSES if any(re.fullmatch(OTHER_SENSES, name) for name, _ in model.named_modules()) else None,
         bias="none",
         task_type="CAUSAL_LM",
     )

@@ -179,7 +179,7 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
         "args": args,
         "train_dataset": Dataset(table).select(stream(table.num_rows, args.max_steps * stage.settings.batch_size, stage.seed)),
         "processing_class": tokenizer,
-        "peft_config": adapter_config(stage.settings),
+        "peft_config": adapter_config(stage.settings, model),
     }
     if stage.name == "dpop":
         assert hasattr(stage.settings, "penalty"), "the stage's own settings"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +11,11 @@ from hypothesis import strategies as st
 from render_builders import GPU, QUEUED, demo
 
 from bioie_ray.cluster.resources import GIB, NOT_RERANKED, ResourceError, size_pods, works_of
+from bioie_ray.config.recipe import RecipeError, load_recipe
 from bioie_ray.retrieval.selectors import known_methods, make_selector
 
 CPU = "cluster.kube.workers.cpu"
+RECIPES = Path(__file__).parents[2] / "jobs/recipes"
 
 
 def advice(message: str) -> list[str]:
@@ -60,8 +63,8 @@ def test_threads_that_no_pod_has_would_wait_for_ever() -> None:
 
 def test_declared_memory_bounds_the_actors_of_a_pod() -> None:
     assert size_pods(demo("cluster.memory_per_worker_gib=5")).num_workers == 8
-    with pytest.raises(ResourceError, match="1 actors x 12"):
-        size_pods(demo("cluster.memory_per_worker_gib=12"))
+    with pytest.raises(ResourceError, match="1 actors x 14"):
+        size_pods(demo("cluster.memory_per_worker_gib=14"))
 
 
 def test_the_head_holds_the_driver() -> None:
@@ -76,10 +79,26 @@ def test_ray_starts_with_no_tiny_object_store() -> None:
     size_pods(demo(advice(str(caught.value))[0]))
 
 
+@pytest.mark.parametrize("recipe", sorted(path.name for path in RECIPES.glob("*.yaml")))
+def test_every_recipe_goes_to_pods_of_the_default_size(recipe: str) -> None:
+    size_pods(load_recipe(RECIPES / recipe))
+
+
+def test_ranks_are_counted_and_what_one_actor_makes_is_not() -> None:
+    training = ["job=train_preft", "cluster.ranks=4", "cluster.num_workers=1", f"{CPU}.cpus=8", f"{CPU}.max_replicas=1"]
+    with pytest.raises(ResourceError, match=r"too little for train: .* 4 actors x 4\.5"):
+        size_pods(load_recipe(RECIPES / "preft_gemma3_270m.yaml", training))
+    size_pods(load_recipe(RECIPES / "instructions_demo.yaml", [f"{CPU}.memory_gib=8"]))
+
+
 class TestGpus:
     def test_a_fraction_puts_several_actors_on_one(self) -> None:
         assert size_pods(demo(*GPU)).num_workers == 6
         assert size_pods(demo(*GPU, "cluster.gpus_per_worker=0.5")).num_workers == 12
+
+    def test_two_ranks_do_not_share_one(self) -> None:
+        with pytest.raises(RecipeError, match=r"two of cluster\.ranks=2 on one GPU, which NCCL refuses; set gpus_per_worker=1, or ranks=1"):
+            demo(*GPU, "cluster.gpus_per_worker=0.5", "cluster.ranks=2")
 
     def test_no_group_has_one(self) -> None:
         with pytest.raises(ResourceError, match=r"no group of cluster\.kube\.workers has a GPU") as caught:

@@ -294,6 +294,9 @@ def test_a_model_that_is_scored_on_dev_is_not_trained_on_it(tmp_path: Path, tiny
         make_recipe(tmp_path, **pairs)
     make_recipe(tmp_path, "preferences.path=some.jsonl", **pairs)
     make_recipe(tmp_path, "train.score_every_steps=null", **pairs)
+    asked = make_recipe(tmp_path, "train.score_every_steps=null", "select.queries=dev", "generate.model=stage:preft", **pairs)
+    with pytest.raises(ValueError, match=r"preferences\.splits lists dev, and the model is scored by its answers about dev documents"):
+        Planner().plan(asked)
 
 
 def test_nobody_asks_about_test_documents_for_pairs(tmp_path: Path, tiny_llm: str) -> None:

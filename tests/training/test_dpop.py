@@ -23,6 +23,7 @@ from bioie_ray.config.training import TrainSettings
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator
 from bioie_ray.training.dpop import METRICS, DpopTrainer, dpop_loss
+from bioie_ray.training.loading import without_dropout
 from bioie_ray.training.reference import load_reference, score_pairs
 from bioie_ray.training.rows import pair_rows
 from bioie_ray.training.tokens import load_chat_tokenizer
@@ -290,6 +291,19 @@ def test_at_the_first_step_nothing_has_moved(model: Path, table: pa.Table, tmp_p
     assert loss.item() == pytest.approx(math.log(2), abs=1e-4)
     for name in ("rewards/chosen", "rewards/rejected", "logratios/chosen", "penalty"):
         assert trainer._metrics["train"][name][-1] == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["dropout", "attention_dropout"])
+def test_a_base_models_own_dropout_is_off_as_the_references_is(kind: str) -> None:
+    class Base(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Dropout(0.3)
+            setattr(self, kind, 0.2)
+
+    model = Base()
+    without_dropout(model)
+    assert model.inner.p == getattr(model, kind) == 0.0
 
 
 def test_the_trainer_drops_no_pair_and_no_column(model: Path, table: pa.Table, tmp_path: Path) -> None:

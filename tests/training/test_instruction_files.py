@@ -107,6 +107,22 @@ def test_a_damaged_file_is_an_error_and_not_a_smaller_source(tmp_path: Path, nam
         list(read_records(tmp_path / name, Part()))
 
 
+def test_a_parquet_file_with_a_damaged_page_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [f"text {n}" * 20 for n in range(2_000)]}), tmp_path / "a.parquet", compression="none")
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    data[4:40] = b"\xff" * 36
+    (tmp_path / "a.parquet").write_bytes(data)
+    with pytest.raises(SourceError, match=r"a\.parquet: is no parquet file that can be read, or is damaged after row 0"):
+        list(read_records(tmp_path / "a.parquet", Part()))
+
+
+def test_a_parquet_file_with_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    column = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")])
+    pq.write_table(pa.table({"a": column}), tmp_path / "a.parquet")
+    with pytest.raises(SourceError, match=r"a\.parquet: .*after row 0"):
+        list(read_records(tmp_path / "a.parquet", Part()))
+
+
 def test_a_folder_is_its_files_by_name_without_what_holds_no_records(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a/z.json", "a/b.parquet", "README.md", "dataset_infos.json", ".cache/x.json"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

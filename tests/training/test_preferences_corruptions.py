@@ -61,8 +61,9 @@ def test_every_document_can_be_answered_malformed_and_with_a_gold_answer_missing
 
 @pytest.mark.parametrize("task", [CID, DDI])
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_can_be_made_of_pairs(task: Task, kind: ErrorKind) -> None:
-    assert len({corrupted(task, document(TEXT, MENTIONS, PAIRS), kind, seed=str(seed)) for seed in range(8)} - {None}) > 1
+def test_every_kind_can_be_made_of_pairs_but_direction_where_they_have_none(task: Task, kind: ErrorKind) -> None:
+    made = {corrupted(task, document(TEXT, MENTIONS, PAIRS), kind, seed=str(seed)) for seed in range(8)} - {None}
+    assert len(made) > 1 if (task, kind) != (DDI, "direction") else not made
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +85,7 @@ def test_of_a_pair_that_is_gold_in_both_directions_none_is_turned() -> None:
     both = [("Aspirin", "nausea"), ("nausea", "Aspirin")]
     assert corrupted(CID, document(TEXT, MENTIONS, both), "direction") is None
     for seed in range(20):
-        wrong = corrupted(DDI, document(TEXT, MENTIONS, [*both, ("heparin", "gastric ulcer")]), "direction", seed=str(seed))
+        wrong = corrupted(CID, document(TEXT, MENTIONS, [*both, ("heparin", "gastric ulcer")]), "direction", seed=str(seed))
         assert wrong is not None
         assert '["gastric ulcer", "heparin"]' in wrong.text
 

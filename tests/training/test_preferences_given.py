@@ -27,6 +27,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "rejected too long": ({**GOOD, "rejected": "a" * 101}, "rejected has 101 characters"),
     "half a character": ({**GOOD, "chosen": "a\ud800"}, "chosen"),
     "chosen empty": ({**GOOD, "chosen": " "}, "chosen is empty"),
+    "unknown role of another kind": ({**GOOD, "prompt": [{"role": ["user"], "content": "b"}]}, "prompt is neither a string nor turns"),
+    "the same but for space": ({**GOOD, "rejected": '["a"] \n'}, "chosen and rejected are the same"),
+    "the same list in another order": ({**GOOD, "chosen": '["a", "b"]', "rejected": '["B", "a"]'}, "chosen and rejected are the same"),
+    "the same pairs": (
+        {**GOOD, "chosen": '[["a", "b"]]', "rejected": '```[["a", "b"], ["a", "b"]]```'},
+        "chosen and rejected are the same",
+    ),
     "both the same": ({**GOOD, "rejected": '["a"]'}, "chosen and rejected are the same"),
 }
 
@@ -45,3 +52,10 @@ def test_a_prompt_may_be_text_or_turns_and_other_keys_are_left_alone() -> None:
         "messages": json.dumps([{"role": "user", "content": "List all."}]),
     }
     assert read_pair({**GOOD, "prompt": [{**turn, "name": "x"} for turn in TURNS]}, 100) == {**told, "messages": json.dumps(TURNS)}
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"), [('["a"]', '["a", "b"]'), ('[["a", "b"]]', '[["b", "a"]]'), ("[]", "none"), ("no list", "no list either")]
+)
+def test_answers_that_differ_are_a_pair(chosen: str, rejected: str) -> None:
+    assert read_pair({**GOOD, "chosen": chosen, "rejected": rejected}, 100)["rejected"] == rejected

@@ -39,7 +39,7 @@ def test_the_gold_is_right_in_any_order_case_and_dress(found: Document, task: Ta
         (DISEASE, '["gastric ulcer", "nausea", "heparin"]', "invented", 0.8),
         (DISEASE, '["ulcer", "nausea"]', "boundary", 0.5),
         (CID, '[["gastric ulcer", "Aspirin"], ["heparin", "nausea"]]', "direction", 0.5),
-        (DDI, '[["gastric ulcer", "Aspirin"], ["heparin", "nausea"]]', "direction", 0.5),
+        (DDI, '[["gastric ulcer", "Aspirin"]]', "missed", 0.0),
         (CID, '[["Aspirin", "ulcer"], ["heparin", "nausea"]]', "boundary", 0.5),
         (CID, '[["Aspirin", "gastric ulcer"], ["heparin", "nausea"], ["Aspirin", "nausea"]]', "invented", 0.8),
         (CID, '[["Aspirin", "gastric ulcer"]]', "missed", 2 / 3),
@@ -74,3 +74,12 @@ def test_over_a_document_with_nothing_to_find_only_the_empty_list_is_right() -> 
     view = GoldView.of(DISEASE, document(TEXT, {}))
     assert judge(view, "[]", 0.99) is None
     assert judge(view, '["rats"]', 0.99) == Wrong('["rats"]', "invented", 0.0)
+
+
+@pytest.mark.parametrize(
+    "text", ['[["gastric ulcer", "Aspirin"], ["heparin", "nausea"]]', '[["nausea", "heparin"], ["Aspirin", "gastric ulcer"]]']
+)
+def test_where_pairs_have_no_direction_one_turned_round_is_right(text: str) -> None:
+    """The prompt asks for pairs that interact, or bind to each other: nobody is taught that one of the two orders is wrong."""
+    assert judge(GoldView.of(DDI, FOUND), text, 0.99) is None
+    assert judge(GoldView.of(CID, FOUND), text, 0.99) is not None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from stages import TRAIN, conversations, dpop_settings, dpop_stage, finished, losses, metrics, pairs, sft_settings, sft_stage, summary
 from tiny_models import save_gemma3, save_llama
@@ -18,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from bioie_ray.artifacts.output import Output
 from bioie_ray.config.training import LoraSettings
 from bioie_ray.training.checkpoints import CheckpointStore
-from bioie_ray.training.rank import train
-from bioie_ray.training.stage import TrainingError
+from bioie_ray.training.rank import Place, build_trainer, train
+from bioie_ray.training.stage import TrainingError, token_rows
 from bioie_ray.training.tokens import load_chat_tokenizer
 
 LARGE = LoraSettings(r=16, alpha=32, modules=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"))
@@ -190,14 +192,40 @@ def test_a_loss_that_is_no_number_ends_the_training_and_names_the_batch(llama: P
         num=12,
     )
     with pytest.raises(
-        TrainingError, match=r"the loss is nan at step \d of 6, in the batch of d\d+, d\d+; .*preft\.learning_rate"
+        TrainingError, match=r"the (loss|gradient's norm) is nan at step \d of 6, in the batch of d\d+, d\d+.*; .*preft\.learning_rate"
     ) as caught:
         train(stage)
     step = int(str(caught.value).partition("at step ")[2][0])
     assert [checkpoint.step for checkpoint in CheckpointStore(stage.output).whole()][-1] == step - 1
     assert not stage.output.markers()
-    with pytest.raises(TrainingError, match=f"the loss is nan at step {step} of 6"):  # and the same when it goes on from there
+    with pytest.raises(TrainingError, match=f" is nan at step {step} of 6"):  # and the same when it goes on from there
         train(stage)
+
+
+def test_a_gradient_that_is_no_number_ends_the_training_before_its_step(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loss can be a number where its gradient overflows; a checkpoint of the weights after such a step would never train again."""
+    clip = transformers.Trainer._clip_grad_norm
+
+    def spoilt(self: Any, model: Any) -> Any:
+        if self.state.global_step == 2:
+            next(p for p in model.parameters() if p.requires_grad).grad.view(-1)[0] = float("inf")
+        return clip(self, model)
+
+    monkeypatch.setattr(transformers.Trainer, "_clip_grad_norm", spoilt)
+    stage = sft_stage(tmp_path, llama, sft_settings(packing=False), TRAIN.model_copy(update={"checkpoint_every_steps": 1}), num=12)
+    with pytest.raises(TrainingError, match=r"the gradient's norm is (inf|nan) at step 3 of 6, in the batch of d\d+, d\d+, d\d+, d\d+; "):
+        train(stage)
+    assert [checkpoint.step for checkpoint in CheckpointStore(stage.output).whole()][-1] == 2
+
+
+def test_dpop_of_all_weights_holds_one_model(llama: Path, tmp_path: Path) -> None:
+    stage = dpop_stage(tmp_path, llama, dpop_settings(method="full"), RARELY)
+    trainer = build_trainer(stage, token_rows(stage.tokens, stage.reference), tmp_path, Place(0, 1), on_gpu=False)
+    assert trainer.ref_model is None
+    train(stage)
+    assert metrics(stage.output)[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)  # the reference's numbers are those of the data
 
 
 @pytest.mark.parametrize("kind", ["sft", "dpop"])

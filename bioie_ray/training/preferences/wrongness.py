@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +41,7 @@ def judge(view: GoldView, text: str, max_f1: float) -> Wrong | None:
     answers = read_answer(text, view.task.kind).cleaned
     if answers is None:
         return Wrong(text, "malformed", 0.0)
-    if _as_meant(view, distinct(answers)) == _as_meant(view, view.gold):
+    if {as_meant(view, key) for key in distinct(answers)} == {as_meant(view, key) for key in view.gold}:
         return None
     f1 = strict(view, answers).f1
     if f1 > max_f1:
@@ -53,5 +53,6 @@ def judge(view: GoldView, text: str, max_f1: float) -> Wrong | None:
     return Wrong(text, max(counts, key=lambda kind: counts[kind]), f1)
 
 
-def _as_meant(view: GoldView, answers: Collection[Key]) -> set[Key]:
-    return {min(key, key[::-1]) for key in answers} if view.task.symmetric else set(answers)
+def as_meant(view: GoldView, key: Key) -> Key:
+    """The same key for both orders of a pair that has no direction."""
+    return min(key, key[::-1]) if view.task.symmetric else key
