@@ -164,13 +164,13 @@ def exit_code_when_killed(stage: Stage, num_whole: int) -> int | None:
 
 
 def _train_and_die(stage: Stage, num_whole: int) -> None:
-    from bioie_ray.training.checkpoints import CheckpointStore
+    from bioie_ray.training.checkpoints import Checkpoint, CheckpointStore
     from bioie_ray.training.rank import train
 
     put = CheckpointStore.put
 
-    def put_and_die(self: CheckpointStore, folder: Path, step: int, rank: int, num_ranks: int) -> None:
-        put(self, folder, step, rank, num_ranks)
+    def put_and_die(self: CheckpointStore, folder: Path, checkpoint: Checkpoint, rank: int) -> None:
+        put(self, folder, checkpoint, rank)
         if len(self.whole()) >= num_whole:
             os.kill(os.getpid(), signal.SIGKILL)
 
