@@ -163,7 +163,7 @@ class TrainSettings(Settings):
     )
     dtype: Literal["float32", "bfloat16"] = Field(
         default="float32",
-        description="of weights and matrix products; adapters stay float32",
+        description="of weights and matrix products; adapters stay float32, but for DeepSpeed's, which are rounded to bfloat16 when they are saved",
     )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         default="auto", description="auto: eager for Gemma 2 (soft-capped logits), else sdpa"

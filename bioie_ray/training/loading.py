@@ -19,6 +19,7 @@ def load_base(folder: Path, settings: StageSettings, train: TrainSettings) -> An
     """The model that is trained, before any adapter.
 
     Where all weights are trained they stay float32, whatever the precision of the products: an update is smaller than bfloat16 can hold.
+    (DeepSpeed with bfloat16 keeps float32 in its optimizer alone, and what it saves is rounded.)
 
     Raises:
         TrainingError: 4-bit weights are asked for and bitsandbytes cannot be had.
