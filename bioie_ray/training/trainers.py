@@ -107,8 +107,9 @@ def arguments(stage: Stage, folder: Path, num_rows: int, num_ranks: int, *, on_g
             beta=settings.beta,
             label_smoothing=settings.label_smoothing,
             disable_dropout=False,  # the adapter's own setting holds, as for the other stages
-            # The numbers come with the data, so that none are computed (`DpopTrainer`); without this, TRL loads a second model where there is no adapter.
-            precompute_ref_log_probs=True,
+            # The numbers come with the data, so that none are computed (`DpopTrainer`); without this, TRL loads a second model where there is
+            # no adapter. Where there is one it would only cost a digest of all weights.
+            precompute_ref_log_probs=settings.method == "full",
         )
     else:
         found = SFTConfig(**common, packing=False, dataset_kwargs={"skip_prepare_dataset": True})
