@@ -97,6 +97,7 @@ def test_unreachable_endpoint_says_what_to_check(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret-value")
     monkeypatch.setattr(store_module, "_RETRIES", {"max_retries": 1})
+    monkeypatch.setattr(store_module, "_WAIT_S", 3.0)
     store = open_store(StoreAddress("s3://bucket/prefix", "http://127.0.0.1:9"))
     with pytest.raises(StoreError, match=r"s3://bucket/prefix/a.*storage\.endpoint") as caught:
         store.read("a")
