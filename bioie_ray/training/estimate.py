@@ -148,7 +148,9 @@ def describe(
         lines.append(f"  time: about {found.hours:.1f} h at {at:,.0f} tokens/s (train.planned_tokens_per_s)")
     elif at and at_most:
         tokens = num_steps(settings, at_most) * settings.batch_size * settings.max_length
-        lines.append(f"  time: at most {tokens / at / 3600:,.0f} h at {at:,.0f} tokens/s (train.planned_tokens_per_s), were every sequence full")
+        lines.append(
+            f"  time: at most {tokens / at / 3600:,.0f} h at {at:,.0f} tokens/s (train.planned_tokens_per_s), were every sequence full"
+        )
     return lines
 
 
