@@ -56,7 +56,7 @@ class ResourceError(ValueError):
 
 @dataclass(frozen=True)
 class Work:
-    """One kind of actors that a job starts: their threads and, each, their memory in GiB; ``most`` where fewer than the pool have anything to do."""
+    """One kind of actors that a job starts: their threads and, each, their memory in GiB; Ray starts no more than ``most``."""
 
     kind: str
     threads: int
@@ -128,14 +128,15 @@ def size_pods(recipe: Recipe) -> Sizes:
 def works_of(recipe: Recipe) -> list[Work]:
     """The kinds of actors that a recipe's job starts, each with the most threads that a cell of the matrix asks for."""
     found: dict[str, Work] = {}
-    cells = recipe.cells()
-    # A mixture, pairs of a training and a reranker are each made by one actor; ranks are counted.
-    most = {"train_reranker": 1, "instructions": len(cells), "preferences": len(cells), "train": recipe.cluster.ranks}
+    cells, pool = recipe.cells(), recipe.cluster.num_workers
+    # A mixture, and the pairs of a training, are made by one actor each; ranks are no actors of the pool.
+    few = min(len(cells), pool or len(cells))
+    most = {"train_reranker": 1, "instructions": few, "preferences": few, "train": recipe.cluster.ranks}
     for cell in cells:
         for kind, (threads, key) in _kinds(cell).items():
             memory = recipe.cluster.memory_per_worker_gib or ACTOR_GIB[kind]
             if kind not in found or threads > found[kind].threads:
-                found[kind] = Work(kind, threads, memory, key, most.get(kind))
+                found[kind] = Work(kind, threads, memory, key, most.get(kind, pool))
     return list(found.values())
 
 
@@ -265,9 +266,8 @@ def _no_place(work: Work, groups: Mapping[str, Pod], cluster: ClusterSettings) -
 def _check_worker(name: str, pod: Pod, works: list[Work], cluster: ClusterSettings) -> None:
     held = []
     for work in works:
-        most = work.most or cluster.num_workers  # Ray starts no more than the pool has
         num = _slots(work, pod, cluster)
-        held.append((num if most is None else min(num, most), work))
+        held.append((num if work.most is None else min(num, work.most), work))
     num, work = max(held, key=lambda entry: entry[0] * entry[1].memory_gib)
     if num * round(work.memory_gib * GIB) > pod.for_actors:
         raise ResourceError(_sum(name, pod, work, num))

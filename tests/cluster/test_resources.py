@@ -89,6 +89,8 @@ def test_ranks_are_counted_and_what_one_actor_makes_is_not() -> None:
     with pytest.raises(ResourceError, match=r"too little for train: .* 4 actors x 4\.5"):
         size_pods(load_recipe(RECIPES / "preft_gemma3_270m.yaml", training))
     size_pods(load_recipe(RECIPES / "instructions_demo.yaml", [f"{CPU}.memory_gib=8"]))
+    several = load_recipe(RECIPES / "instructions_demo.yaml", ["matrix={seed: [1, 2, 3]}", "cluster.num_workers=2"])
+    assert {work.kind: work.most for work in works_of(several)} == {"prepare": 2, "records": 2, "instructions": 2}
 
 
 class TestGpus:
