@@ -198,7 +198,6 @@ class _ObjectStore:
             raise StoreError(f"cannot open the store {self._url}: {first_line(error)}") from error
 
     def read(self, key: str) -> bytes:
-
         try:
             return self._waiting("read", key, lambda: self._fetch(key))
         except FileNotFoundError:

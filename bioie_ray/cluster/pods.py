@@ -50,6 +50,7 @@ GPU_TOLERATION = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSc
 METRICS = {"prometheus.io/scrape": "true", "prometheus.io/port": "8080", "prometheus.io/path": "/metrics"}
 CA_BUNDLE = "/etc/bioie-ca/ca-bundle.crt"
 STORE_FOLDER = "/store"
+_CACHE_FOLDER = "/var/cache/bioie"
 TOKEN_FOLDER = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - where Kubernetes clients look, not a secret
 
 
@@ -180,7 +181,7 @@ def _ray_template(name: str, common: Common, settings: PodSettings, pod: Pod) ->
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - a volume of the pod
             {"name": "ray-logs", "mountPath": "/tmp/ray"},  # noqa: S108 - sessions, logs, spilled objects
             {"name": "home", "mountPath": "/home/bioie"},
-            {"name": "cache", "mountPath": "/var/cache/bioie"},
+            {"name": "cache", "mountPath": _CACHE_FOLDER},
         ],
     }
     if kube.storage_secret is not None:
@@ -213,8 +214,8 @@ def _environment(common: Common) -> list[Json]:
     kube = common.kube
     found = [
         _env("HOME", "/home/bioie"),
-        _env("BIOIE_CACHE", "/var/cache/bioie"),
-        _env("HF_HOME", "/var/cache/bioie/hub"),  # a home is small
+        _env("BIOIE_CACHE", _CACHE_FOLDER),
+        _env("HF_HOME", f"{_CACHE_FOLDER}/hub"),  # a home is small
         _env("BIOIE_IMAGE", common.image),
         _env("RAY_USAGE_STATS_ENABLED", "0"),
     ]

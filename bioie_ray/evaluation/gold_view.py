@@ -47,6 +47,10 @@ class GoldView:
         """Whether each form stands in the text, whatever the case and the white space."""
         return all(spaced(form) in self.text for form in answer)
 
+    def as_meant(self, key: Key) -> Key:
+        """The same key for both orders of a pair that has no direction; any other as it is."""
+        return tuple(sorted(key)) if self.task.symmetric else key
+
     def names_another(self, answer: Key) -> bool:
         """Whether an answer plainly names something else than the gold: a mention of another type, or a gold pair reversed."""
         if len(answer) == 1:

@@ -66,7 +66,7 @@ def unordered(view: GoldView, answers: Answers) -> Counts:
         raise ValueError(
             f"{view.task.key} is not symmetric, so the order of its answers counts; unordered scores are for pairs without one"
         )
-    return compare(frozenset(map(_sorted, view.gold)), frozenset(map(_sorted, distinct(answers))))
+    return compare(frozenset(map(view.as_meant, view.gold)), frozenset(map(view.as_meant, distinct(answers))))
 
 
 def concept(view: GoldView, answers: Answers) -> Counts:
@@ -139,10 +139,6 @@ def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 def compare(gold: frozenset[Key], given: frozenset[Key]) -> Counts:
     """The counts of two sets of keys."""
     return Counts(len(gold & given), len(given - gold), len(gold - given))
-
-
-def _sorted(pair: Key) -> Key:
-    return tuple(sorted(pair))
 
 
 def _ratio(part: int, whole: int) -> float:

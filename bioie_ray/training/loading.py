@@ -97,6 +97,7 @@ def adapter_config(settings: StageSettings, model: Any) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=list(lora.modules),
+        # Only where there are any: PEFT warns of a pattern that nothing matches.
         exclude_modules=OTHER_SENSES if any(re.fullmatch(OTHER_SENSES, name) for name, _ in model.named_modules()) else None,
         bias="none",
         task_type="CAUSAL_LM",

@@ -23,11 +23,12 @@ class _Guarded:
 
     name_rows: Callable[[Sequence[int]], Sequence[str]]
     stage: str
-    _rows: deque[list[int]] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._rows = deque[list[int]](maxlen=self.args.gradient_accumulation_steps)  # type: ignore[attr-defined]
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self._rows is None:
-            self._rows = deque(maxlen=self.args.gradient_accumulation_steps)  # type: ignore[attr-defined]
         self._rows.append(inputs.pop("rows").tolist())
         loss: torch.Tensor = super().training_step(model, inputs, *args, **kwargs)  # type: ignore[misc]
         if not bool(torch.isfinite(loss)):
@@ -38,7 +39,7 @@ class _Guarded:
         """Of all micro-batches of a step, before it is taken: a loss that is a number can have a gradient that is none."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
         if norm is not None and not math.isfinite(float(norm)):
-            raise self._no_number("gradient's norm", float(norm), [row for rows in self._rows or () for row in rows])
+            raise self._no_number("gradient's norm", float(norm), [row for rows in self._rows for row in rows])
         return norm
 
     def _no_number(self, what: str, value: float, rows: Sequence[int]) -> TrainingError:

@@ -50,13 +50,18 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def making_pairs(tiny_llm: str, corpus: str) -> dict[str, Any]:
-    """A recipe that makes preference pairs, in parts."""
+def settings(tiny_llm: str, corpus: str) -> dict[str, Any]:
+    """A recipe that prepares instructions, in parts."""
     return {
-        "job": "make_preferences",
+        "job": "prepare_instructions",
         "source": corpus,
         "task": "bc5cdr_disease",
         "prepare": {"documents_per_shard": 8},
-        "instructions": {"sources": [{"kind": "tasks"}]},
         "train": {"base_model": tiny_llm},
     }
+
+
+@pytest.fixture
+def making_pairs(settings: dict[str, Any]) -> dict[str, Any]:
+    """One that makes preference pairs."""
+    return {**settings, "job": "make_preferences", "instructions": {"sources": [{"kind": "tasks"}]}}

@@ -44,17 +44,6 @@ def write(path: Path, records: list[Any]) -> Path:
     return path
 
 
-@pytest.fixture
-def settings(tiny_llm: str, corpus: str) -> dict[str, Any]:
-    return {
-        "job": "prepare_instructions",
-        "source": corpus,
-        "task": "bc5cdr_disease",
-        "prepare": {"documents_per_shard": 8},
-        "train": {"base_model": tiny_llm},
-    }
-
-
 def instructions(*sources: dict[str, Any], **others: Any) -> dict[str, Any]:
     return {"sources": list(sources), "near_duplicates": None, **others}
 

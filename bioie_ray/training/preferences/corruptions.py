@@ -12,7 +12,7 @@ from bioie_ray.config.training import ErrorKind
 from bioie_ray.corpora.tasks import Answer, answer_key, forms
 from bioie_ray.evaluation.gold_view import GoldView
 from bioie_ray.prompting.answers import format_list
-from bioie_ray.training.preferences.wrongness import Wrong, as_meant, judge
+from bioie_ray.training.preferences.wrongness import Wrong, judge
 
 _WORD: Final = re.compile(r"[^\W\d_][\w-]{2,}")
 _TRIES: Final = 8
@@ -44,8 +44,8 @@ def _missed(view: GoldView, gold: list[Answer], _text: str, rng: random.Random) 
     """Leave some out: one of a few, up to half of many."""
     if not gold:
         return None
-    left_out = {as_meant(view, answer_key(answer)) for answer in rng.sample(gold, rng.randint(1, max(1, len(gold) // 2)))}
-    return format_list([answer for answer in gold if as_meant(view, answer_key(answer)) not in left_out])
+    left_out = {view.as_meant(answer_key(answer)) for answer in rng.sample(gold, rng.randint(1, max(1, len(gold) // 2)))}
+    return format_list([answer for answer in gold if view.as_meant(answer_key(answer)) not in left_out])
 
 
 def _invented(view: GoldView, gold: list[Answer], text: str, rng: random.Random) -> str | None:

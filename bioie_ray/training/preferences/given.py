@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 from bioie_ray.dmcr.reading import read_answer
 from bioie_ray.evaluation.gold_view import distinct
+from bioie_ray.prompting.answers import Kind
 from bioie_ray.training.instructions.conversation import BadRecordError, check_encodable
 
 _KEYS = ("prompt", "chosen", "rejected")
@@ -45,8 +46,11 @@ def _same(chosen: str, rejected: str) -> bool:
     """The same text but for space around it, or lists of the same items."""
     if chosen.strip() == rejected.strip():
         return True
-    lists = [[read_answer(text, kind).cleaned for text in (chosen, rejected)] for kind in ("ner", "re")]
-    return any(None not in (one, other) and distinct(one or []) == distinct(other or []) for one, other in lists)
+    for kind in get_args(Kind):
+        one, other = (read_answer(text, kind).cleaned for text in (chosen, rejected))
+        if one is not None and other is not None and distinct(one) == distinct(other):
+            return True
+    return False
 
 
 def _messages(prompt: Any) -> list[dict[str, str]]:

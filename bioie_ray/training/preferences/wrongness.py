@@ -10,7 +10,7 @@ from bioie_ray.config.training import ErrorKind
 from bioie_ray.dmcr.reading import read_answer
 from bioie_ray.evaluation.errors import ErrorKind as FineKind
 from bioie_ray.evaluation.errors import errors
-from bioie_ray.evaluation.gold_view import GoldView, Key, distinct
+from bioie_ray.evaluation.gold_view import GoldView, distinct
 from bioie_ray.evaluation.scoring import strict
 
 # Of two kinds that an answer has as often, the first names it: the finer mistake.
@@ -41,7 +41,7 @@ def judge(view: GoldView, text: str, max_f1: float) -> Wrong | None:
     answers = read_answer(text, view.task.kind).cleaned
     if answers is None:
         return Wrong(text, "malformed", 0.0)
-    if {as_meant(view, key) for key in distinct(answers)} == {as_meant(view, key) for key in view.gold}:
+    if set(map(view.as_meant, distinct(answers))) == set(map(view.as_meant, view.gold)):
         return None
     f1 = strict(view, answers).f1
     if f1 > max_f1:
@@ -51,8 +51,3 @@ def judge(view: GoldView, text: str, max_f1: float) -> Wrong | None:
     if view.task.symmetric:
         del counts["direction"]
     return Wrong(text, max(counts, key=lambda kind: counts[kind]), f1)
-
-
-def as_meant(view: GoldView, key: Key) -> Key:
-    """The same key for both orders of a pair that has no direction."""
-    return min(key, key[::-1]) if view.task.symmetric else key
