@@ -17,9 +17,9 @@ from bioie_ray.cluster.api import ClusterError
 from bioie_ray.cluster.explain import telling_line
 from bioie_ray.cluster.naming import WORKDIR, job_name
 from bioie_ray.cluster.ray_api import RayServer, asked, find_job, known_job
-from bioie_ray.cluster.resources import works_of
 from bioie_ray.cluster.submit import Submission
 from bioie_ray.cluster.terminal import note
+from bioie_ray.cluster.work import works_of
 from bioie_ray.config.recipe import Recipe
 
 _FINISHED = {"SUCCEEDED", "FAILED", "STOPPED"}
@@ -81,11 +81,13 @@ def actors_at_full_size(recipe: Recipe, cluster_spec: Mapping[str, Any]) -> int:
     most = 1
     for work in works_of(recipe):
         actors = 0
-        for group in cluster_spec.get("workerGroupSpecs") or ():
-            params = group.get("rayStartParams") or {}
+        groups = [(group, group.get("rayStartParams") or {}) for group in cluster_spec.get("workerGroupSpecs") or ()]
+        if not work.uses_gpu:  # pods with GPUs only where there are no others
+            groups = [(group, params) for group, params in groups if not int(params.get("num-gpus") or 0)] or groups
+        for group, params in groups:
             cpus, gpus = int(params.get("num-cpus") or 0), int(params.get("num-gpus") or 0)
             fit = cpus * 100 // round(work.cpus * 100)
-            if recipe.cluster.gpus_per_worker:
+            if work.uses_gpu and recipe.cluster.gpus_per_worker:
                 fit = min(fit, gpus * 1000 // round(recipe.cluster.gpus_per_worker * 1000))
             actors += fit * int(group.get("maxReplicas") or 0)
         most = max(most, actors)

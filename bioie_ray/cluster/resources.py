@@ -10,9 +10,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bioie_ray.config.cluster import CPU_LEFT_FREE, ClusterSettings, PodSettings, WorkerGroupSettings, actor_cpus
+from bioie_ray.cluster.work import Work, works_of
+from bioie_ray.config.cluster import CPU_LEFT_FREE, ClusterSettings, PodSettings, WorkerGroupSettings
 from bioie_ray.config.recipe import Recipe
-from bioie_ray.config.training import STAGES
 
 GIB = 2**30
 # Ray refuses a smaller object store (OBJECT_STORE_MINIMUM_MEMORY_BYTES).
@@ -27,47 +27,10 @@ RAY_WORKER_GIB = 0.75
 RAY_HEAD_GIB = 1.25
 # The driver of a job runs in the head's pod: Ray Data, pyarrow and the plan, but no model.
 DRIVER_GIB = 0.75
-# What one actor of each kind holds with the default models, where the recipe does not say (memory_per_worker_gib).
-ACTOR_GIB = {
-    "prepare": 0.5,
-    "embed": 1.5,
-    "index": 1.5,
-    "train_reranker": 4.0,
-    "select": 2.0,
-    "prompts": 1.0,
-    "records": 1.0,
-    "instructions": 3.0,
-    "generate": 3.0,
-    "convert": 3.0,
-    "evaluate": 0.75,
-    "tokens": 1.0,
-    "candidates": 3.0,
-    "preferences": 1.0,
-    "reference": 3.0,
-    "train": 4.5,
-}
-# These methods pass the cross-encoder by unless the recipe says otherwise.
-NOT_RERANKED = frozenset({"ders", "fers", "longest"})
 
 
 class ResourceError(ValueError):
     """Pods too small for what the recipe would start in them; the message shows the sum, the key and a value that would do."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """One kind of actors that a job starts: their threads and, each, their memory in GiB; Ray starts no more than ``most``."""
-
-    kind: str
-    threads: int
-    memory_gib: float
-    threads_key: str
-    most: int | None = None
-
-    @property
-    def cpus(self) -> float:
-        """What an actor asks Ray for."""
-        return actor_cpus(self.threads)
 
 
 @dataclass(frozen=True)
@@ -108,9 +71,10 @@ def size_pods(recipe: Recipe) -> Sizes:
     groups = {name: pod_of(group, f"cluster.kube.workers.{name}", ray_gib=RAY_WORKER_GIB) for name, group in kube.workers.items()}
     slots = []
     for work in works:
-        fitting = {name: _slots(work, groups[name], cluster) * group.max_replicas for name, group in kube.workers.items()}
+        places = _places(work, groups, cluster)
+        fitting = {name: _slots(work, pod, cluster) * kube.workers[name].max_replicas for name, pod in places.items()}
         if not any(fitting.values()):
-            raise ResourceError(_no_place(work, groups, cluster))
+            raise ResourceError(_no_place(work, places, cluster))
         slots.append(sum(fitting.values()))
         if work.kind == "train" and slots[-1] < (cluster.min_ranks or cluster.ranks):
             raise ResourceError(
@@ -125,72 +89,10 @@ def size_pods(recipe: Recipe) -> Sizes:
     return Sizes(head, groups, cluster.num_workers or max(slots))
 
 
-def works_of(recipe: Recipe) -> list[Work]:
-    """The kinds of actors that a recipe's job starts, each with the most threads that a cell of the matrix asks for."""
-    found: dict[str, Work] = {}
-    cells, pool = recipe.cells(), recipe.cluster.num_workers
-    # A mixture, and the pairs of a training, are made by one actor each; ranks are no actors of the pool.
-    few = min(len(cells), pool or len(cells))
-    most = {"train_reranker": 1, "instructions": few, "preferences": few, "train": recipe.cluster.ranks}
-    for cell in cells:
-        for kind, (threads, key) in _kinds(cell).items():
-            memory = recipe.cluster.memory_per_worker_gib or ACTOR_GIB[kind]
-            if kind not in found or threads > found[kind].threads:
-                found[kind] = Work(kind, threads, memory, key, most.get(kind, pool))
-    return list(found.values())
-
-
-def _kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
-    kinds = {"prepare": (1, "")}
-    if recipe.job == "prepare_corpora":
-        return kinds
-    if recipe.job == "prepare_instructions":
-        return kinds | {"records": (1, ""), "instructions": (1, "")}
-    kinds |= _training_kinds(recipe)
-    if recipe.job == "make_preferences" or recipe.job.removeprefix("train_") in STAGES:
-        return kinds
-    if recipe.job in {"generate", "dmcr", "evaluate"} and not recipe.prompt.num_examples:  # zero-shot chooses none
-        return kinds | _asking_kinds(recipe)
-    kinds["embed"] = (recipe.embed.threads, "embed.threads")
-    select = recipe.select
-    selects = recipe.job not in {"embed", "train_reranker"}
-    reranks = select.rerank if select.rerank is not None else select.method not in NOT_RERANKED
-    if recipe.job == "train_reranker" or (selects and reranks and recipe.rerank.model is None):
-        kinds["train_reranker"] = (recipe.train_reranker.threads, "train_reranker.threads")
-    if selects:
-        if recipe.index.kind != "flat":
-            kinds["index"] = (1, "")
-        kinds["select"] = (recipe.rerank.threads, "rerank.threads")
-    return kinds | _asking_kinds(recipe)
-
-
-def _training_kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
-    """What the stages need that a recipe trains. A rank is an actor too, and all of them run at once."""
-    stages = recipe.stages()
-    if not stages and recipe.job != "make_preferences":
-        return {}
-    kinds = {"records": (1, ""), "instructions": (1, ""), "tokens": (1, "")}
-    if stages:
-        kinds["train"] = (recipe.train.threads, "train.threads")
-    if recipe.job == "make_preferences" or "dpop" in stages:
-        kinds |= {"preferences": (1, "")} | (
-            {} if recipe.preferences.path else {"candidates": (recipe.generate.threads, "generate.threads")}
-        )
-    if "dpop" in stages:
-        kinds["reference"] = (recipe.train.threads, "train.threads")
-    return kinds
-
-
-def _asking_kinds(recipe: Recipe) -> dict[str, tuple[int, str]]:
-    """What comes after a selection."""
-    kinds: dict[str, tuple[int, str]] = {}
-    if recipe.job in {"generate", "dmcr", "evaluate"}:
-        kinds |= {"prompts": (1, ""), "generate": (recipe.generate.threads, "generate.threads")}
-    if recipe.job in {"dmcr", "evaluate"}:
-        if recipe.dmcr.evaluators:
-            kinds["convert"] = (max(model.threads for model in recipe.dmcr.evaluators), "dmcr.evaluators")
-        kinds["evaluate"] = (1, "")
-    return kinds
+def _places(work: Work, groups: Mapping[str, Pod], cluster: ClusterSettings) -> Mapping[str, Pod]:
+    """The groups for such actors: those that run no model stay out of pods with GPUs where there are others."""
+    without = {name: group for name, group in groups.items() if not cluster.kube.workers[name].gpus}
+    return groups if work.uses_gpu or not without else without
 
 
 def pod_of(settings: PodSettings, key: str, *, ray_gib: float) -> Pod:
@@ -216,7 +118,7 @@ def pod_of(settings: PodSettings, key: str, *, ray_gib: float) -> Pod:
 def _slots(work: Work, pod: Pod, cluster: ClusterSettings) -> int:
     """How many such actors Ray would put into a pod. Integer hundredths: 3 actors of 0.9 fit 2.7 CPUs."""
     by_cpu = pod.ray_cpus * 100 // round(work.cpus * 100)
-    if cluster.gpus_per_worker:
+    if work.uses_gpu and cluster.gpus_per_worker:
         by_cpu = min(by_cpu, int(pod.gpus * 1000) // round(cluster.gpus_per_worker * 1000))
     if cluster.memory_per_worker_gib:
         by_cpu = min(by_cpu, max(0, pod.for_actors) // round(cluster.memory_per_worker_gib * GIB))
@@ -240,8 +142,8 @@ def _check_gpus(cluster: ClusterSettings) -> None:
         idle = [name for name in cluster.kube.workers if with_gpus and name not in with_gpus]
         if idle:
             raise ResourceError(
-                f"cluster.kube.workers.{idle[0]} has no GPU, and every actor asks for {cluster.gpus_per_worker:g}: Kueue would admit its pods "
-                "with the job and they would stay idle; take the group out"
+                f"cluster.kube.workers.{idle[0]} has no GPU: Kueue would admit its pods with the job, and they would stay idle while models run "
+                "on GPUs; take the group out (what needs no GPU runs on the CPUs of the pods that have them)"
             )
 
 
@@ -249,7 +151,7 @@ def _no_place(work: Work, groups: Mapping[str, Pod], cluster: ClusterSettings) -
     name, pod = max(groups.items(), key=lambda item: (item[1].gpus, item[1].ray_cpus))
     key = f"cluster.kube.workers.{name}"
     asks = f"an actor of {work.kind} asks for {work.cpus:g} CPUs of Ray"
-    if cluster.gpus_per_worker > pod.gpus:
+    if work.uses_gpu and cluster.gpus_per_worker > pod.gpus:
         return (
             f"{asks} and {cluster.gpus_per_worker:g} GPUs, but a pod of {key} has {pod.gpus}; set {key}.gpus="
             f"{math.ceil(cluster.gpus_per_worker)}, or cluster.gpus_per_worker to at most {pod.gpus}"

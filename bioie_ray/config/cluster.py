@@ -177,7 +177,11 @@ class ClusterSettings(Settings):
     min_ranks: int | None = Field(
         default=None, ge=1, description="go on with so few when ranks are lost for good; left out: a training waits until all are there"
     )
-    gpus_per_worker: float = Field(default=0.0, ge=0.0)
+    gpus_per_worker: float = Field(
+        default=0.0,
+        ge=0.0,
+        description="of an actor that runs a model, or a rank; actors that run none (preparing, scoring) reserve no GPU",
+    )
     memory_per_worker_gib: float | None = Field(default=None, gt=0.0)
     max_worker_restarts: int = Field(
         default=5, ge=0, description="a shard that kills its actor more often than this is reported, not tried for ever"

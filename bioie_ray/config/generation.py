@@ -95,6 +95,11 @@ class ModelSettings(Settings):
         """The model whose tokenizer counts; ``None`` for a server whose tokenizer is not known."""
         return self.tokenizer if self.engine == "openai" else self.model
 
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether the model is run by the actor itself, not by a server."""
+        return self.engine != "openai"
+
     @model_validator(mode="after")
     def _endpoint_where_needed(self) -> Self:
         if self.engine == "openai" and self.endpoint.url is None:

@@ -8,14 +8,15 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bioie_ray.config.base import Settings
 from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.config.generation import DmcrSettings, EvaluateSettings, GenerateSettings, PromptSettings
+from bioie_ray.config.keys import RecipeError, merged, validate, with_key
 from bioie_ray.config.steps import (
     EmbedSettings,
     IndexSettings,
@@ -37,7 +38,6 @@ from bioie_ray.config.training import (
     check_dev_is_not_trained_on,
 )
 
-T = TypeVar("T", bound=Settings)
 JobName = Literal[
     "prepare_corpora",
     "embed",
@@ -76,10 +76,6 @@ _NOT_IN_NAME = {
 }
 # Zero-shot has no examples, so how they would be chosen is not in its name either: the cells of all methods are one.
 _EXAMPLES_ONLY = frozenset({"select", "rerank", "embed", "index", "train_reranker"})
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the file, the key and a value that would do."""
 
 
 class StorageSettings(Settings):
@@ -188,8 +184,8 @@ class Recipe(Settings):
             labels = dict(zip(self.matrix, map(_label, values), strict=True))
             data = {**base, "name": "-".join([self.name, *labels.values()]), "labels": labels}
             for key, value in zip(self.matrix, values, strict=True):
-                data = _with(data, key, _unlabelled(value), merge=True)
-            cells.append(_validate(type(self), data, where=f"matrix cell {dict(zip(self.matrix, values, strict=True))}"))
+                data = with_key(data, key, _unlabelled(value), merge=True)
+            cells.append(validate(type(self), data, where=f"matrix cell {dict(zip(self.matrix, values, strict=True))}"))
         return cells
 
     def _trains_once_for_all_tasks(self, kind: str) -> bool:
@@ -256,7 +252,7 @@ def resolve(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> Re
     """
     for override in overrides:
         if override.startswith("@"):
-            data = _merged(data, _read(Path(override[1:])))
+            data = merged(data, _read(Path(override[1:])))
             continue
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -265,8 +261,8 @@ def resolve(data: Mapping[str, Any], overrides: Sequence[str], where: str) -> Re
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             value = text
-        data = _with(data, key.strip(), value, merge=False)
-    recipe = _validate(Recipe, data, where=where)
+        data = with_key(data, key.strip(), value, merge=False)
+    recipe = validate(Recipe, data, where=where)
     recipe.cells()
     return recipe
 
@@ -286,7 +282,7 @@ def with_site(recipe: Recipe, text: str, where: str) -> Recipe:
     data = recipe.model_dump(mode="json", exclude_unset=True)
     own = data.get("cluster", {})
     kube = {**site.get("kube", {}), **own.get("kube", {})}
-    return _validate(Recipe, {**data, "cluster": {**site, **own, "kube": kube}}, where=f"the recipe with {where}")
+    return validate(Recipe, {**data, "cluster": {**site, **own, "kube": kube}}, where=f"the recipe with {where}")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -303,15 +299,6 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections are merged; everything else of ``above`` replaces what is below."""
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        result[key] = _merged(under, value) if isinstance(value, Mapping) and isinstance(under, Mapping) else value
-    return result
-
-
 def _label(value: Any) -> str:
     """What a matrix value adds to the name of its cell: ``label`` of a mapping, else its values."""
     if isinstance(value, Mapping):
@@ -323,38 +310,3 @@ def _label(value: Any) -> str:
 
 def _unlabelled(value: Any) -> Any:
     return {k: v for k, v in value.items() if k != "label"} if isinstance(value, Mapping) else value
-
-
-def _with(data: Mapping[str, Any], dotted: str, value: Any, *, merge: bool) -> dict[str, Any]:
-    head, _, rest = dotted.partition(".")
-    result = dict(data)
-    below = result.get(head)
-    if rest:
-        if below is not None and not isinstance(below, Mapping):
-            raise RecipeError(f"{dotted}: `{head}` is a value, not a section; nothing can be set below it")
-        result[head] = _with(below or {}, rest, value, merge=merge)
-    elif merge and isinstance(value, Mapping) and isinstance(below, Mapping):
-        result[head] = {**below, **value}
-    else:
-        result[head] = value
-    return result
-
-
-def _validate(model: type[T], data: Mapping[str, Any], where: str) -> T:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        lines = [_explain(model, e["loc"], e["type"], e["msg"], e.get("input")) for e in error.errors()]
-        raise RecipeError(f"{where}:\n" + "\n".join(f"  {line}" for line in lines)) from None
-
-
-def _explain(model: type[Settings], loc: tuple[int | str, ...], kind: str, message: str, value: Any) -> str:
-    key = ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
-        fields: Any = model.model_fields
-        for part in loc[:-1]:
-            annotation = fields[part].annotation if part in fields else None
-            fields = getattr(annotation, "model_fields", {})
-        return f"{key}: no such key; known here: {', '.join(sorted(fields))}"
-    text = message.removeprefix("Value error, ")
-    return f"{key}: {text} (given: {value!r})" if key and not isinstance(value, dict) else (f"{key}: {text}" if key else text)

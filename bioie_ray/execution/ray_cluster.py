@@ -79,9 +79,13 @@ def actor_resources(spec: WorkerSpec, cluster: ClusterSettings) -> dict[str, Any
     """What one actor asks Ray for."""
     return {
         "num_cpus": actor_cpus(spec.threads),
-        "num_gpus": cluster.gpus_per_worker or None,
+        "num_gpus": _gpus(spec, cluster) or None,
         "memory": cluster.memory_per_worker_gib * 2**30 if cluster.memory_per_worker_gib else None,
     }
+
+
+def _gpus(spec: WorkerSpec, cluster: ClusterSettings) -> float:
+    return cluster.gpus_per_worker if spec.uses_gpu else 0.0
 
 
 def pool_size(spec: WorkerSpec, cluster: ClusterSettings, num_units: int) -> int:
@@ -109,21 +113,22 @@ def pool_size(spec: WorkerSpec, cluster: ClusterSettings, num_units: int) -> int
 
 
 def _fitting(cpus: float, gpus: float, spec: WorkerSpec, cluster: ClusterSettings) -> int:
-    if cluster.gpus_per_worker:
-        return int(gpus / cluster.gpus_per_worker)
+    if asked := _gpus(spec, cluster):
+        return int(gpus / asked)
     return int(cpus / spec.threads)
 
 
 def _fitting_the_recipe(spec: WorkerSpec, cluster: ClusterSettings) -> int:
-    """What the recipe's groups hold at most; groups with GPUs are for work that asks for them."""
-    groups = [group for group in cluster.kube.workers.values() if bool(group.gpus) == bool(cluster.gpus_per_worker)]
+    """What the recipe's groups hold at most; groups with GPUs are for work that asks for them, unless there are no others."""
+    every = cluster.kube.workers.values()
+    groups = [group for group in every if bool(group.gpus) == bool(_gpus(spec, cluster))] or ([] if _gpus(spec, cluster) else list(every))
     per_pod = ((_fitting(group.ray_cpus or max(1, int(group.cpus)), group.gpus, spec, cluster), group.max_replicas) for group in groups)
     return sum(fitting * num_pods for fitting, num_pods in per_pod)
 
 
 def shortage(num_actors: int, spec: WorkerSpec, cluster: ClusterSettings) -> str:
     """What was asked for and what there is, for people."""
-    gpus = f" and {cluster.gpus_per_worker:g} GPUs" if cluster.gpus_per_worker else ""
+    gpus = f" and {_gpus(spec, cluster):g} GPUs" if _gpus(spec, cluster) else ""
     memory = f", with {cluster.memory_per_worker_gib:g} GiB each" if cluster.memory_per_worker_gib else ""
     there = ", ".join(f"{node.group}: {node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in nodes()) or "none"
     return f"asked for {num_actors} workers of {spec.threads} CPUs{gpus}{memory}; nodes that are up: {there}"

@@ -29,14 +29,16 @@ class Worker(Protocol):
 class WorkerSpec:
     """How to build a worker elsewhere: a class that can be imported and arguments that can be pickled.
 
-    Units of workers of the same ``affinity`` come one after the other: they share what is slow to load. A worker ``in_driver`` is built
-    beside the driver: what it does there is to start processes of its own (the ranks of a training).
+    Units of workers of the same ``affinity`` come one after the other: they share what is slow to load. Only a worker that ``uses_gpu`` gets
+    ``cluster.gpus_per_worker``. A worker ``in_driver`` is built beside the driver: what it does there is to start processes of its own (the
+    ranks of a training).
     """
 
     build: Callable[..., Worker]
     arguments: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
     affinity: str = ""
+    uses_gpu: bool = False
     in_driver: bool = False
 
     def make(self) -> Worker:

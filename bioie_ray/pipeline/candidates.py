@@ -105,7 +105,8 @@ class CandidatesStep(ShardStep):
             "documents": {name: self.documents(name) for name in self.tasks},
             "output": self.output,
         }
-        return WorkerSpec(CandidatesWorker, arguments, threads=self.recipe.generate.threads, affinity=self.model.ref)
+        threads, uses_gpu = self.recipe.generate.threads, self.engine_settings.uses_gpu
+        return WorkerSpec(CandidatesWorker, arguments, threads=threads, affinity=self.model.ref, uses_gpu=uses_gpu)
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """Whom it asked."""

@@ -90,7 +90,8 @@ class ConvertStep(ShardStep):
             "generation": self.generation.output,
             "output": self.output,
         }
-        return WorkerSpec(ConvertWorker, arguments, threads=self.settings.threads, affinity=affinity(self.settings))
+        settings = self.settings
+        return WorkerSpec(ConvertWorker, arguments, threads=settings.threads, affinity=affinity(settings), uses_gpu=settings.uses_gpu)
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """Who converted, and what it cost."""

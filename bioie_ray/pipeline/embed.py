@@ -96,6 +96,7 @@ class EmbedStep(ShardStep):
             EmbedWorker,
             {"settings": self.recipe.embed, "corpus": self.corpus.output, "output": self.output, "base": self.base},
             threads=self.recipe.embed.threads,
+            uses_gpu=True,
         )
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:

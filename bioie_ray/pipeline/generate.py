@@ -88,7 +88,8 @@ class GenerateStep(ShardStep):
             "num_draws": self.prompts.num_draws,
             "output": self.output,
         }
-        return WorkerSpec(GenerateWorker, arguments, threads=self.recipe.generate.threads, affinity=affinity(self.recipe.generate))
+        settings = self.recipe.generate
+        return WorkerSpec(GenerateWorker, arguments, threads=settings.threads, affinity=affinity(settings), uses_gpu=settings.uses_gpu)
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """What was asked of whom, and what it cost."""

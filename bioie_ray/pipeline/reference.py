@@ -63,7 +63,7 @@ class ReferenceStep(ShardStep):
             "tokens": self.tokens.output,
             "output": self.output,
         }
-        return WorkerSpec(ReferenceWorker, arguments, threads=self.recipe.train.threads)
+        return WorkerSpec(ReferenceWorker, arguments, threads=self.recipe.train.threads, uses_gpu=True)
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """Nothing beyond the counts."""

@@ -121,6 +121,7 @@ def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
             GroupWorker,
             {"specs": specs},
             threads=max(spec.threads for spec in specs.values()),
+            uses_gpu=any(spec.uses_gpu for spec in specs.values()),
             in_driver=any(spec.in_driver for spec in specs.values()),
         )
         run_units(spec, units, first.recipe.cluster, on_done, Monitor(meter, progress.line))

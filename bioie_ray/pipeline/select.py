@@ -149,7 +149,8 @@ class SelectStep(ShardStep):
             reranker=(self.reranker.output if self.reranker else str(recipe.rerank.model)) if self.reranks else None,
             rerank_settings=recipe.rerank,
         )
-        return WorkerSpec(SelectWorker, {"inputs": inputs, "output": self.output}, threads=recipe.rerank.threads)
+        arguments = {"inputs": inputs, "output": self.output}
+        return WorkerSpec(SelectWorker, arguments, threads=recipe.rerank.threads, uses_gpu=self.reranks)
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """Write ``best_examples.json`` with every query in it, and ``short_queries.json`` for those with fewer than ``keep``."""

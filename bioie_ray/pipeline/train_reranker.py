@@ -97,6 +97,7 @@ class TrainRerankerStep:
                 "output": self.output,
             },
             threads=self.recipe.train_reranker.threads,
+            uses_gpu=True,
         )
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:

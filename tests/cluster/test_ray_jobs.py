@@ -27,7 +27,8 @@ def recipe(**cluster: object) -> Recipe:
 def test_a_recipe_asks_for_the_actors_of_the_cluster_at_its_largest() -> None:
     # an actor of one thread asks for 0.9 CPUs: four fit 4 CPUs, two fit 2
     assert actors_at_full_size(recipe(), SPEC) == 3 * 4 + 2 * 2
-    assert actors_at_full_size(recipe(gpus_per_worker=0.5), SPEC) == 2 * 2
+    assert actors_at_full_size(recipe(gpus_per_worker=0.5), SPEC) == 3 * 4  # to prepare, without GPUs; to embed there is room for 2 * 2
+    assert actors_at_full_size(recipe(gpus_per_worker=0.5), {"workerGroupSpecs": SPEC["workerGroupSpecs"][1:]}) == 2 * 2
     assert actors_at_full_size(recipe(), {"workerGroupSpecs": []}) == 1
 
 

@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from render_builders import GPU, QUEUED, demo
 
-from bioie_ray.cluster.resources import GIB, NOT_RERANKED, ResourceError, size_pods, works_of
-from bioie_ray.config.recipe import RecipeError, load_recipe
+from bioie_ray.cluster.resources import GIB, ResourceError, size_pods
+from bioie_ray.cluster.work import NOT_RERANKED, works_of
+from bioie_ray.config.keys import RecipeError
+from bioie_ray.config.recipe import load_recipe
 from bioie_ray.retrieval.selectors import known_methods, make_selector
 
 CPU = "cluster.kube.workers.cpu"
@@ -94,9 +96,33 @@ def test_ranks_are_counted_and_what_one_actor_makes_is_not() -> None:
 
 
 class TestGpus:
-    def test_a_fraction_puts_several_actors_on_one(self) -> None:
-        assert size_pods(demo(*GPU)).num_workers == 6
-        assert size_pods(demo(*GPU, "cluster.gpus_per_worker=0.5")).num_workers == 12
+    @pytest.mark.parametrize(("gpus", "num"), [(0.25, 8), (0.5, 4)])
+    def test_a_fraction_puts_several_actors_on_one(self, gpus: float, num: int) -> None:
+        with pytest.raises(ResourceError, match=rf"too little for select: .* {num} actors x 2 "):
+            size_pods(demo(*GPU, f"cluster.gpus_per_worker={gpus}", "cluster.kube.workers.gpu.memory_gib=6"))
+
+    def test_what_runs_no_model_fills_the_cpus(self) -> None:
+        """Two GPUs and eight CPUs in each of three pods; with a group without GPUs beside them, in its four pods of four CPUs alone."""
+        assert {work.kind: work.uses_gpu for work in works_of(demo(*GPU))} == {
+            "prepare": False,
+            "embed": True,
+            "train_reranker": True,
+            "select": True,
+        }
+        assert size_pods(demo(*GPU)).num_workers == 3 * 8
+        both = "cluster.kube.workers={cpu: {}, gpu: {gpus: 1, cpus: 8, max_replicas: 3}}"
+        assert size_pods(demo("cluster.gpus_per_worker=1", both)).num_workers == 4 * 4
+
+    def test_a_server_that_is_asked_needs_none(self) -> None:
+        asked = [
+            "job=generate",
+            "matrix={}",
+            "generate.engine=openai",
+            "generate.endpoint={url: http://localhost:8000/v1}",
+            "prompt.num_examples=0",
+        ]
+        assert {work.kind: work.uses_gpu for work in works_of(demo(*asked))}["generate"] is False
+        assert {work.kind: work.uses_gpu for work in works_of(demo(*asked[:2]))}["generate"] is True
 
     def test_two_ranks_do_not_share_one(self) -> None:
         with pytest.raises(RecipeError, match=r"two of cluster\.ranks=2 on one GPU, which NCCL refuses; set gpus_per_worker=1, or ranks=1"):
@@ -118,7 +144,7 @@ class TestGpus:
     def test_kueue_would_admit_pods_that_stay_idle(self) -> None:
         both = "cluster.kube.workers={cpu: {}, gpu: {gpus: 1}}"
         size_pods(demo("cluster.gpus_per_worker=1", both))
-        with pytest.raises(ResourceError, match="stay idle; take the group out"):
+        with pytest.raises(ResourceError, match="stay idle while models run on GPUs; take the group out"):
             size_pods(demo("cluster.gpus_per_worker=1", both, *QUEUED))
 
     def test_several_in_a_pod_talk_through_shared_memory(self) -> None:

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from bioie_ray.config.generation import DmcrSettings, GenerateSettings, ModelSettings
-from bioie_ray.config.recipe import Recipe, RecipeError, resolve
+from bioie_ray.config.keys import RecipeError
+from bioie_ray.config.recipe import Recipe, resolve
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bioie_ray.config.cluster import KubeSettings
-from bioie_ray.config.recipe import RecipeError, load_recipe
+from bioie_ray.config.keys import RecipeError
+from bioie_ray.config.recipe import load_recipe
 
 DEMO = Path(__file__).parents[2] / "jobs" / "recipes" / "select_demo.yaml"
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bioie_ray.config.recipe import Recipe, RecipeError, load_recipe, with_site
+from bioie_ray.config.keys import RecipeError
+from bioie_ray.config.recipe import Recipe, load_recipe, with_site
 
 RECIPES = sorted((Path(__file__).parents[2] / "jobs" / "recipes").glob("*.yaml"))
 

@@ -8,7 +8,7 @@ import pytest
 
 from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.execution import ray_cluster
-from bioie_ray.execution.ray_cluster import ClusterError, nodes, pool_size, shortage
+from bioie_ray.execution.ray_cluster import ClusterError, actor_resources, nodes, pool_size, shortage
 from bioie_ray.execution.units import WorkerSpec
 
 HEAD = {"node:__internal_head__": 1.0, "memory": 1e9}
@@ -27,8 +27,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return found
 
 
-def size(num_units: int = 100, *, threads: int = 1, **settings: Any) -> int:
-    return pool_size(WorkerSpec(object, threads=threads), ClusterSettings(**settings), num_units)  # type: ignore[arg-type]
+def size(num_units: int = 100, *, threads: int = 1, uses_gpu: bool = True, **settings: Any) -> int:
+    return pool_size(WorkerSpec(object, threads=threads, uses_gpu=uses_gpu), ClusterSettings(**settings), num_units)  # type: ignore[arg-type]
 
 
 def test_the_number_asked_for_is_taken_whatever_is_up_but_never_more_than_units(cluster: list[dict[str, Any]]) -> None:
@@ -43,6 +43,7 @@ def test_else_it_is_what_the_nodes_hold(cluster: list[dict[str, Any]]) -> None:
     assert size(threads=2) == 3  # a worker does not span nodes
     assert size(gpus_per_worker=2) == 1
     assert size(gpus_per_worker=0.5) == 6
+    assert size(gpus_per_worker=0.5, uses_gpu=False) == 7
 
 
 def test_a_head_without_cpus_means_nodes_that_come_when_asked_for(cluster: list[dict[str, Any]]) -> None:
@@ -51,6 +52,8 @@ def test_a_head_without_cpus_means_nodes_that_come_when_asked_for(cluster: list[
     assert size(kube={"workers": groups}) == 12  # pods with GPUs are not started for work that needs none
     assert size(kube={"workers": groups}, threads=3) == 3
     assert size(kube={"workers": groups}, gpus_per_worker=1) == 10
+    assert size(kube={"workers": groups}, gpus_per_worker=1, uses_gpu=False) == 12  # it stays out of them, and reserves none
+    assert size(kube={"workers": {"gpu": groups["gpu"]}}, gpus_per_worker=1, uses_gpu=False) == 40  # unless there are no others
     assert size(2, kube={"workers": groups}) == 2
     assert size(kube={"workers": {"cpu": {}}}, gpus_per_worker=1) == 1  # asked for all the same; the deadline tells
     cluster.append(node("w", {"CPU": 64.0}))
@@ -66,10 +69,17 @@ def test_groups_go_by_the_operators_label(cluster: list[dict[str, Any]], monkeyp
 
 def test_a_shortage_is_said_in_numbers(cluster: list[dict[str, Any]]) -> None:
     cluster += [node("h", HEAD, "headgroup"), node("w", {"CPU": 4.0}, "cpu")]
-    text = shortage(3, WorkerSpec(object, threads=2), ClusterSettings(gpus_per_worker=0.5, memory_per_worker_gib=8))  # type: ignore[arg-type]
-    assert text == (
+    half = ClusterSettings(gpus_per_worker=0.5, memory_per_worker_gib=8)
+    assert shortage(3, WorkerSpec(object, threads=2, uses_gpu=True), half) == (  # type: ignore[arg-type]
         "asked for 3 workers of 2 CPUs and 0.5 GPUs, with 8 GiB each; nodes that are up: head: 0 CPUs, 0 GPUs, cpu: 4 CPUs, 0 GPUs"
     )
+    assert shortage(3, WorkerSpec(object, threads=2), half).startswith("asked for 3 workers of 2 CPUs, with 8 GiB each;")  # type: ignore[arg-type]
+
+
+def test_an_actor_reserves_a_gpu_only_where_it_runs_a_model() -> None:
+    half = ClusterSettings(gpus_per_worker=0.5)
+    assert actor_resources(WorkerSpec(object, uses_gpu=True), half)["num_gpus"] == 0.5  # type: ignore[arg-type]
+    assert actor_resources(WorkerSpec(object), half)["num_gpus"] is None  # type: ignore[arg-type]
 
 
 def test_gpus_on_a_machine_without_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

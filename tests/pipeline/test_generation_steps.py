@@ -13,7 +13,7 @@ from tiny_models import save_llama
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
-from bioie_ray.config.recipe import RecipeError
+from bioie_ray.config.keys import RecipeError
 from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.dmcr.decision_log import DecisionLog

@@ -19,7 +19,7 @@ from pipeline_builders import documents, make_recipe, planned, quarantine, recor
 
 from bioie_ray.artifacts.output import DriftError, Output
 from bioie_ray.artifacts.store import StoreAddress
-from bioie_ray.config.recipe import RecipeError
+from bioie_ray.config.keys import RecipeError
 from bioie_ray.config.steps import SelectSettings
 from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import get_task, gold

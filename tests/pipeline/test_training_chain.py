@@ -16,7 +16,7 @@ import yaml
 from pipeline_builders import make_recipe, planned, record, rows, run, shards
 
 from bioie_ray.artifacts.output import DriftError
-from bioie_ray.config.recipe import RecipeError
+from bioie_ray.config.keys import RecipeError
 from bioie_ray.pipeline import dev_questions
 from bioie_ray.pipeline.plan import Planner
 from bioie_ray.pipeline.train_stage import TrainStage
