@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import bioie_ray.artifacts.store as store_module
+import bioie_ray.artifacts.object_store as store_module
 from bioie_ray.artifacts.store import Store, StoreAddress, StoreError, open_store
 
 
