@@ -50,6 +50,14 @@ NARROWED = (
     "generate.repeats=2",
     "generate.max_new_tokens=32",
     "dmcr.max_new_tokens=16",
+    "instructions.sources=[{kind: tasks}]",
+    "instructions.records_per_shard=8",
+    "instructions.near_duplicates=null",
+    "preferences.samples=2",
+    "preferences.max_new_tokens=16",
+    "train.threads=1",
+    "train.checkpoint_every_steps=4",
+    *(f"{stage}.{setting}" for stage in ("preft", "dpop", "postft") for setting in ("batch_size=2", "micro_batch_size=2", "epochs=2")),
 )
 VICTIMS = ("driver", "worker", "raylet")
 POLL_S = 0.002
@@ -227,7 +235,7 @@ def main() -> int:
         arguments.keep.mkdir(parents=True, exist_ok=True)
     work = arguments.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        if narrowed and any("prompts" in (*job.kinds, *job.reads) for job in jobs):
+        if narrowed and any({"prompts", "records"}.intersection((*job.kinds, *job.reads)) for job in jobs):
             narrowed = (*narrowed, *asking(work / "models"))
         reference = Reference(work / "reference", arguments.recipe or RECIPE, (*narrowed, *arguments.settings))
         reference.make(jobs, work / "runs.log")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +57,16 @@ def _worth(output: Path) -> dict[str, int]:
 
 def _steps_gone(output: Path) -> int:
     """Training steps that checkpoints held while the model was trained."""
-    if output.parent.name != "rerankers":
+    kind = output.parent.name
+    if kind != "rerankers" and not kind.startswith("models-"):
         return 0
-    steps = json.loads((output / "training.json").read_text())["training"]["steps"]
-    every = json.loads((output / "record.json").read_text())["recipe"]["train_reranker"]["checkpoint_every_steps"]
-    return (steps - 1) // every * every
+    summary = json.loads((output / "training.json").read_text())
+    recipe = json.loads((output / "record.json").read_text())["recipe"]
+    if kind == "rerankers":
+        every = recipe["train_reranker"]["checkpoint_every_steps"]
+        return (summary["training"]["steps"] - 1) // every * every
+    every = recipe["train"]["checkpoint_every_steps"]
+    return summary["steps"] // every * every
 
 
 def _names(folder: Path) -> list[str]:
@@ -73,11 +77,14 @@ def _names(folder: Path) -> list[str]:
 
 
 def _checkpoints(output: Path) -> list[Path]:
-    return list((output / "_checkpoints").glob("step-*.pt"))
+    """A reranker's checkpoints, and of a stage's, which are folders, what is written last: the list of one rank alone."""
+    folder = output / "_checkpoints"
+    return [*folder.glob("step-*.pt"), *folder.glob("step-*/_rank-00000-of-00001-*.json")]
 
 
 def _step(checkpoint: Path) -> int:
-    return int(checkpoint.stem.removeprefix("step-"))
+    name = checkpoint.stem if checkpoint.suffix == ".pt" else checkpoint.parent.name
+    return int(name.removeprefix("step-"))
 
 
 class Before:
@@ -89,8 +96,8 @@ class Before:
         finished = [path for name in self.markers for path in (output / f"{name}.parquet", output / f"_markers/{name}.json")]
         self._identities = {path: _identity(path) for path in [*finished, *(output / "model").glob("[!.]*")]}
         self._was_finished = (output / "record.json").exists()
-        self._newest = max(_checkpoints(output), key=_step, default=None)
-        self._newest_identity = _identity(self._newest) if self._newest else None
+        self._checkpoints = {path: _identity(path) for path in _checkpoints(output)}
+        self._newest_step = max(map(_step, self._checkpoints), default=0)
         self._steps_again: set[int] = set()
         self.parts = {path: _identity(path) for path in (output / "_parts").glob("*/[!.]*.json") if path.parent.name not in self.markers}
         self._parts_lost: set[str] = set()
@@ -100,12 +107,11 @@ class Before:
         for path, identity in self.parts.items():
             if _identity_now(path) != identity and not (self._output / f"_markers/{path.parent.name}.json").exists():
                 self._parts_lost.add(path.relative_to(self._output).as_posix())
-        if self._newest is None:
+        if not self._checkpoints:
             return
         for path in _checkpoints(self._output):
-            with suppress(FileNotFoundError):
-                if _step(path) <= _step(self._newest) and _identity(path) != self._newest_identity:
-                    self._steps_again.add(_step(path))
+            if _step(path) <= self._newest_step and _identity_now(path) not in (None, self._checkpoints.get(path)):
+                self._steps_again.add(_step(path))
 
     def made_again(self) -> list[str]:
         """What the next run made although it was there."""
@@ -158,7 +164,8 @@ def differences(reference: Path, output: Path) -> list[str]:
 def _files(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not path.name.startswith(".tmp-") and path.name != "_progress.txt" and not name.startswith("_decisions/"):
+        timed = path.name == "_progress.txt" or name.startswith(("_decisions/", "tensorboard/"))
+        if path.is_file() and not path.name.startswith(".tmp-") and not timed:
             yield name
 
 
@@ -167,7 +174,7 @@ def _same(one: Path, other: Path) -> bool:
         return False
     if one.name == "record.json":
         return _lasting(one) == _lasting(other)
-    if one.name == "training.json" and one.parent.name != "_markers":
+    if one.name == "training.json" and one.parent.parent.name == "rerankers":
         summaries = [json.loads(path.read_text()) for path in (one, other)]
         for summary in summaries:
             summary["training"].pop("train_s")

@@ -33,6 +33,10 @@ class Job:
 _CHOSEN = ("corpora", "vectors", "rerankers", "selections")
 _ANSWERED = (*_CHOSEN, "prompts", "generations")
 _REVIEWED = (*_ANSWERED, "conversions-a", "conversions-b", "dmcr")
+_TOLD = ("corpora", "records", "instructions")
+_TAUGHT = (*_TOLD, "tokens-preft", "models-preft")
+_COMPARED = (*_TAUGHT, "candidates", "preferences")
+_PREFERRED = (*_COMPARED, "tokens-dpop", "reference", "models-dpop")
 JOBS = {
     job.name: job
     for job in (
@@ -43,12 +47,17 @@ JOBS = {
         Job("generate", ("prompts", "generations"), _CHOSEN),
         Job("dmcr", ("conversions-a", "conversions-b", "dmcr"), _ANSWERED),
         Job("evaluate", ("scores",), _REVIEWED),
+        Job("prepare_instructions", ("records", "instructions"), ("corpora",)),
+        Job("train_preft", ("tokens-preft", "models-preft"), _TOLD),
+        Job("make_preferences", ("candidates", "preferences"), _TAUGHT),
+        Job("train_dpop", ("tokens-dpop", "reference", "models-dpop"), _COMPARED),
+        Job("train_postft", ("tokens-postft", "models-postft"), _PREFERRED),
     )
 }
 
 
 def asking(folder: Path) -> tuple[str, ...]:
-    """Settings to ask models of random weights, which are made in ``folder``: what they say takes long enough and is no list."""
+    """Settings to ask, and to tune, models of random weights, which are made in ``folder``: what they say takes long enough and is no list."""
     sys.path.insert(0, str(REPOSITORY / "tests"))
     from tiny_models import save_llama
 
@@ -57,7 +66,12 @@ def asking(folder: Path) -> tuple[str, ...]:
         if not model.exists():
             save_llama(model, seed=seed, chat=seed == 0)
     evaluators = ", ".join(f"{{model: {model}, batch_size: 1}}" for model in models)
-    return (f"generate.model={models[0]}", "generate.batch_size=1", f"dmcr.evaluators=[{evaluators}]")
+    return (
+        f"generate.model={models[0]}",
+        "generate.batch_size=1",
+        f"dmcr.evaluators=[{evaluators}]",
+        f"train.base_model={models[0]}",
+    )
 
 
 @dataclass(frozen=True)
