@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kill jobs at seeded moments, run them again, and compare what they leave with an undisturbed run, byte by byte.
 
-    scripts/chaos.py --moments 20                         every job, 20 kills each; about a minute a kill on two cores
+    scripts/chaos.py --moments 20                         every job, 20 kills each; about a minute a kill on two idle cores
     scripts/chaos.py --job embed --moments 3 --seed 7     one job
     scripts/chaos.py --results kills.jsonl                go on where an earlier chaos was stopped
 

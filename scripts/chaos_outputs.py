@@ -13,6 +13,7 @@ ANSWERS: dict[str, tuple[tuple[str | int, ...], str]] = {
     "generations": (("generate",), "answers"),
     "conversions-a": (("dmcr", "evaluators", 0), "conversions"),
     "conversions-b": (("dmcr", "evaluators", 1), "conversions"),
+    "candidates": (("generate",), "answers"),
 }
 # The parts of a record that speak of the output and not of the run.
 LASTING = ("fingerprint", "payload", "inputs", "seeds", "counts", "shards", "files", "exit", "waiting", "cost_usd", "summary")
@@ -65,8 +66,7 @@ def _steps_gone(output: Path) -> int:
     if kind == "rerankers":
         every = recipe["train_reranker"]["checkpoint_every_steps"]
         return (summary["training"]["steps"] - 1) // every * every
-    every = recipe["train"]["checkpoint_every_steps"]
-    return summary["steps"] // every * every
+    return int(summary["steps"])  # the last step has a checkpoint whatever their distance
 
 
 def _names(folder: Path) -> list[str]:

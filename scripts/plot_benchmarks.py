@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The pictures of BENCHMARKS.md that no benchmark draws itself.
+"""Pictures of measurements that no benchmark draws itself.
 
     scripts/plot_benchmarks.py coverage REPORT.csv --out coverage.svg      gold coverage of each method, from `bioie report`
     scripts/plot_benchmarks.py dpop STORE [STORE ...] --out dpop.svg       DPO-Positive beside DPO, from `dfpo_small_models.yaml`
@@ -74,6 +74,10 @@ def read(stores: Sequence[Path], metric: str) -> Curves:
 def dpop(stores: Sequence[Path]) -> Any:
     """A column a task, a row a metric."""
     tasks = sorted({task for task, _ in read(stores, "logratios/chosen")})
+    if not tasks:
+        raise SystemExit(
+            f"no finished training in models-dpop/ of {', '.join(map(str, stores))}; run jobs/recipes/dfpo_small_models.yaml first"
+        )
     figure, axes = plt.subplots(
         len(METRICS), len(tasks), figsize=(4.5 * len(tasks), 5.5), sharex="col", squeeze=False, layout="constrained"
     )

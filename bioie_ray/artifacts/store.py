@@ -83,7 +83,7 @@ def open_store(address: StoreAddress) -> Store:
     """
     if address.is_local:
         return _FolderStore(address.folder)
-    from bioie_ray.artifacts.object_store import ObjectStore  # obstore is needed by those alone who have one
+    from bioie_ray.artifacts.object_store import ObjectStore  # which imports this module
 
     return ObjectStore(address)
 

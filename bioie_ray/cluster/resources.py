@@ -7,7 +7,7 @@ CPUs, GPUs and, where ``cluster.memory_per_worker_gib`` is set, by memory; so do
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bioie_ray.cluster.work import Work, works_of
@@ -67,7 +67,7 @@ def size_pods(recipe: Recipe) -> Sizes:
     """
     cluster, kube = recipe.cluster, recipe.cluster.kube
     works = works_of(recipe)
-    _check_gpus(cluster)
+    _check_gpus(cluster, works)
     groups = {name: pod_of(group, f"cluster.kube.workers.{name}", ray_gib=RAY_WORKER_GIB) for name, group in kube.workers.items()}
     slots = []
     for work in works:
@@ -82,7 +82,7 @@ def size_pods(recipe: Recipe) -> Sizes:
                 f"{slots[-1]} of {work.threads} CPUs; raise max_replicas or ray_cpus of a group, or set cluster.ranks={max(1, slots[-1])}"
             )
     for name, pod in groups.items():
-        _check_worker(name, pod, works, cluster)
+        _check_worker(name, pod, [work for work in works if name in _places(work, groups, cluster)], cluster)
     head = pod_of(kube.head, "cluster.kube.head", ray_gib=RAY_HEAD_GIB)
     check_head(head)
     # As many as there is room for, whatever the kind: an actor too many only waits, one too few leaves a pod idle.
@@ -90,8 +90,8 @@ def size_pods(recipe: Recipe) -> Sizes:
 
 
 def _places(work: Work, groups: Mapping[str, Pod], cluster: ClusterSettings) -> Mapping[str, Pod]:
-    """The groups for such actors: those that run no model stay out of pods with GPUs where there are others."""
-    without = {name: group for name, group in groups.items() if not cluster.kube.workers[name].gpus}
+    """The groups for such actors: those that run no model stay out of pods with GPUs where there are others that can hold one."""
+    without = {name: pod for name, pod in groups.items() if not pod.gpus and _slots(work, pod, cluster)}
     return groups if work.uses_gpu or not without else without
 
 
@@ -125,26 +125,31 @@ def _slots(work: Work, pod: Pod, cluster: ClusterSettings) -> int:
     return by_cpu
 
 
-def _check_gpus(cluster: ClusterSettings) -> None:
+def _check_gpus(cluster: ClusterSettings, works: Sequence[Work]) -> None:
     with_gpus = [name for name, group in cluster.kube.workers.items() if group.gpus]
-    if cluster.gpus_per_worker and not with_gpus:
-        name = next(iter(cluster.kube.workers))
+    without = [name for name, group in cluster.kube.workers.items() if not group.gpus]
+    asks = cluster.gpus_per_worker > 0 and any(work.uses_gpu for work in works)
+    if asks and not with_gpus:
         raise ResourceError(
             f"cluster.gpus_per_worker={cluster.gpus_per_worker:g}, but no group of cluster.kube.workers has a GPU; set "
-            f"cluster.kube.workers.{name}.gpus={math.ceil(cluster.gpus_per_worker)}, or cluster.gpus_per_worker=0"
+            f"cluster.kube.workers.{without[0]}.gpus={math.ceil(cluster.gpus_per_worker)}, or cluster.gpus_per_worker=0"
         )
     if with_gpus and not cluster.gpus_per_worker:
         raise ResourceError(
             f"cluster.kube.workers.{with_gpus[0]} has GPUs that nothing would use: no actor asks for one; set cluster.gpus_per_worker=1 "
             f"(or a fraction, for several small models on one), or cluster.kube.workers.{with_gpus[0]}.gpus=0"
         )
-    if cluster.kube.profile == "queued":
-        idle = [name for name in cluster.kube.workers if with_gpus and name not in with_gpus]
-        if idle:
-            raise ResourceError(
-                f"cluster.kube.workers.{idle[0]} has no GPU: Kueue would admit its pods with the job, and they would stay idle while models run "
-                "on GPUs; take the group out (what needs no GPU runs on the CPUs of the pods that have them)"
-            )
+    queued = cluster.kube.profile == "queued"
+    if with_gpus and not asks and (queued or not without):
+        raise ResourceError(
+            f"cluster.kube.workers.{with_gpus[0]} has GPUs that nothing would use: no actor of this job runs a model; set "
+            f"cluster.kube.workers.{with_gpus[0]}.gpus=0" + (", or take the group out" if without else "")
+        )
+    if asks and queued and without:
+        raise ResourceError(
+            f"cluster.kube.workers.{without[0]} has no GPU: Kueue would admit its pods with the job, and they would stay idle while models run "
+            "on GPUs; take the group out (what needs no GPU runs on the CPUs of the pods that have them)"
+        )
 
 
 def _no_place(work: Work, groups: Mapping[str, Pod], cluster: ClusterSettings) -> str:
@@ -166,6 +171,8 @@ def _no_place(work: Work, groups: Mapping[str, Pod], cluster: ClusterSettings) -
 
 
 def _check_worker(name: str, pod: Pod, works: list[Work], cluster: ClusterSettings) -> None:
+    if not works:
+        return
     held = []
     for work in works:
         num = _slots(work, pod, cluster)

@@ -180,7 +180,7 @@ class ClusterSettings(Settings):
     gpus_per_worker: float = Field(
         default=0.0,
         ge=0.0,
-        description="of an actor that runs a model, or a rank; actors that run none (preparing, scoring) reserve no GPU",
+        description="of an actor that runs a model, or a rank; actors that run none (preparing corpora, scoring answers) reserve no GPU",
     )
     memory_per_worker_gib: float | None = Field(default=None, gt=0.0)
     max_worker_restarts: int = Field(

@@ -93,23 +93,27 @@ def pool_size(spec: WorkerSpec, cluster: ClusterSettings, num_units: int) -> int
 
     ``cluster.num_workers`` if that is given, else as many as the nodes hold that are up. Where the head has no CPUs for work the
     other nodes come and go, so there it is as many as the recipe's own groups of pods (``cluster.kube.workers``) hold, if that
-    is more. Never more than units.
+    is more. Never more than units, and of those that run no model never more than its groups without GPUs hold: pods with GPUs would be
+    started for the rest.
 
     Raises:
         ClusterError: GPUs are asked for on a local Ray that has none; it would wait for ever.
     """
-    if address() == LOCAL and cluster.gpus_per_worker > ray.cluster_resources().get("GPU", 0):  # type: ignore[no-untyped-call]
+    if address() == LOCAL and _gpus(spec, cluster) > ray.cluster_resources().get("GPU", 0):  # type: ignore[no-untyped-call]
         raise ClusterError(
             f"cluster.gpus_per_worker is {cluster.gpus_per_worker:g}, but this machine has "
             f"{ray.cluster_resources().get('GPU', 0):g} GPUs that Ray sees; set it to 0, or run on a cluster (RAY_ADDRESS)"  # type: ignore[no-untyped-call]
         )
+    most = num_units
+    if cluster.gpus_per_worker and not spec.uses_gpu and len({bool(group.gpus) for group in cluster.kube.workers.values()}) == 2:
+        most = min(most, _fitting_the_recipe(spec, cluster))
     if cluster.num_workers is not None:
-        return min(cluster.num_workers, num_units)
+        return max(1, min(cluster.num_workers, most))
     up = nodes()
     fitting = sum(_fitting(node.cpus, node.gpus, spec, cluster) for node in up)
     if any(node.group == "head" and not node.cpus for node in up):
         fitting = max(fitting, _fitting_the_recipe(spec, cluster))
-    return max(1, min(fitting, num_units))
+    return max(1, min(fitting, most))
 
 
 def _fitting(cpus: float, gpus: float, spec: WorkerSpec, cluster: ClusterSettings) -> int:
@@ -119,11 +123,12 @@ def _fitting(cpus: float, gpus: float, spec: WorkerSpec, cluster: ClusterSetting
 
 
 def _fitting_the_recipe(spec: WorkerSpec, cluster: ClusterSettings) -> int:
-    """What the recipe's groups hold at most; groups with GPUs are for work that asks for them, unless there are no others."""
-    every = cluster.kube.workers.values()
-    groups = [group for group in every if bool(group.gpus) == bool(_gpus(spec, cluster))] or ([] if _gpus(spec, cluster) else list(every))
-    per_pod = ((_fitting(group.ray_cpus or max(1, int(group.cpus)), group.gpus, spec, cluster), group.max_replicas) for group in groups)
-    return sum(fitting * num_pods for fitting, num_pods in per_pod)
+    """What the recipe's groups hold at most; groups with GPUs are for work that asks for them, unless no other can hold it."""
+    holds = {True: 0, False: 0}
+    for group in cluster.kube.workers.values():
+        cpus = group.ray_cpus or max(1, int(group.cpus))
+        holds[group.gpus > 0] += _fitting(cpus, group.gpus, spec, cluster) * group.max_replicas
+    return holds[True] if _gpus(spec, cluster) else holds[False] or holds[True]
 
 
 def shortage(num_actors: int, spec: WorkerSpec, cluster: ClusterSettings) -> str:

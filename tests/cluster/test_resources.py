@@ -14,6 +14,8 @@ from bioie_ray.cluster.resources import GIB, ResourceError, size_pods
 from bioie_ray.cluster.work import NOT_RERANKED, works_of
 from bioie_ray.config.keys import RecipeError
 from bioie_ray.config.recipe import load_recipe
+from bioie_ray.config.training import STAGES
+from bioie_ray.pipeline.plan import Planner
 from bioie_ray.retrieval.selectors import known_methods, make_selector
 
 CPU = "cluster.kube.workers.cpu"
@@ -113,6 +115,25 @@ class TestGpus:
         both = "cluster.kube.workers={cpu: {}, gpu: {gpus: 1, cpus: 8, max_replicas: 3}}"
         assert size_pods(demo("cluster.gpus_per_worker=1", both)).num_workers == 4 * 4
 
+    def test_a_group_that_cannot_hold_what_runs_no_model_leaves_it_to_the_others(self) -> None:
+        both = "cluster.kube.workers={cpu: {ray_cpus: 1}, gpu: {gpus: 1, cpus: 8}}"
+        size_pods(demo("cluster.gpus_per_worker=1", both, "matrix={}", "select.rerank=false", "rerank.threads=2"))
+
+    def test_pods_with_gpus_need_no_memory_for_what_stays_out_of_them(self) -> None:
+        both = "cluster.kube.workers={cpu: {}, gpu: {gpus: 1, cpus: 16, memory_gib: 12}}"
+        size_pods(demo("cluster.gpus_per_worker=1", both, "job=evaluate", "matrix={}"))
+        with pytest.raises(ResourceError, match=r"too little for prompts: .* 17 actors x 1"):
+            size_pods(demo("cluster.gpus_per_worker=1", both.replace("cpu: {}, ", ""), "job=evaluate", "matrix={}"))
+
+    def test_a_job_without_models_uses_none(self) -> None:
+        job = ["job=prepare_corpora", "cluster.gpus_per_worker=1"]
+        both = "cluster.kube.workers={cpu: {}, gpu: {gpus: 1}}"
+        size_pods(demo(*job))
+        size_pods(demo(*job, both))
+        for overrides in ([both, *QUEUED], ["cluster.kube.workers={gpu: {gpus: 1}}"]):
+            with pytest.raises(ResourceError, match=r"workers\.gpu has GPUs that nothing would use: no actor of this job runs a model"):
+                size_pods(demo(*job, *overrides))
+
     def test_a_server_that_is_asked_needs_none(self) -> None:
         asked = [
             "job=generate",
@@ -170,3 +191,36 @@ def test_a_job_brings_the_kinds_of_work_before_its_own(overrides: list[str], kin
 
 def test_the_methods_that_pass_the_reranker_by_are_those_of_the_selectors() -> None:
     assert {name for name in known_methods() if not make_selector(name).reranks} == NOT_RERANKED
+
+
+KINDS = {
+    "corpora": "prepare",
+    "vectors": "embed",
+    "indexes": "index",
+    "rerankers": "train_reranker",
+    "selections": "select",
+    "prompts": "prompts",
+    "generations": "generate",
+    "conversions-a": "convert",
+    "conversions-b": "convert",
+    "dmcr": "evaluate",
+    "scores": "evaluate",
+    "records": "records",
+    "instructions": "instructions",
+    "candidates": "candidates",
+    "preferences": "preferences",
+    "reference": "reference",
+    **{f"tokens-{stage}": "tokens" for stage in STAGES},
+}
+
+
+@pytest.mark.parametrize("recipe", ["select_demo.yaml", "icl_grid_demo.yaml", "dfpo_demo.yaml", "select_large_pool.yaml"])
+def test_the_sums_and_the_steps_agree_on_what_uses_gpus(recipe: str, tmp_path: Path) -> None:
+    told = load_recipe(RECIPES / recipe, [f"store={tmp_path}"])
+    steps: dict[str, bool] = {}
+    for step in Planner().plan(told):
+        spec = step.worker()
+        if not spec.in_driver:  # ranks ask for themselves
+            kind = KINDS[step.output.key.partition("/")[0]]
+            steps[kind] = steps.get(kind, False) or spec.uses_gpu
+    assert steps == {work.kind: work.uses_gpu for work in works_of(told) if work.kind != "train"}

@@ -60,7 +60,7 @@ def in_a_process_of_its_own(scenario: Callable[[Path], None], folder: Path) -> N
 
 def run(folder: Path, units: list[str], meter: Meter, **settings: object) -> dict[str, UnitFailure | None]:
     outcomes: dict[str, UnitFailure | None] = {}
-    spec = WorkerSpec(Writer, {"folder": str(folder)})
+    spec = WorkerSpec(Writer, {"folder": str(folder)}, uses_gpu=True)
     run_units(spec, units, ClusterSettings(**settings), outcomes.__setitem__, Monitor(meter))  # type: ignore[arg-type]
     return outcomes
 

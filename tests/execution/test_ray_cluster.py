@@ -53,7 +53,12 @@ def test_a_head_without_cpus_means_nodes_that_come_when_asked_for(cluster: list[
     assert size(kube={"workers": groups}, threads=3) == 3
     assert size(kube={"workers": groups}, gpus_per_worker=1) == 10
     assert size(kube={"workers": groups}, gpus_per_worker=1, uses_gpu=False) == 12  # it stays out of them, and reserves none
+    assert (
+        size(num_workers=30, kube={"workers": groups}, gpus_per_worker=1, uses_gpu=False) == 12
+    )  # nor by a number that was meant for others
+    assert size(num_workers=30, kube={"workers": groups}, gpus_per_worker=1) == 30
     assert size(kube={"workers": {"gpu": groups["gpu"]}}, gpus_per_worker=1, uses_gpu=False) == 40  # unless there are no others
+    assert size(kube={"workers": groups}, gpus_per_worker=1, uses_gpu=False, threads=6) == 5  # or none that can hold it
     assert size(2, kube={"workers": groups}) == 2
     assert size(kube={"workers": {"cpu": {}}}, gpus_per_worker=1) == 1  # asked for all the same; the deadline tells
     cluster.append(node("w", {"CPU": 64.0}))
@@ -87,3 +92,4 @@ def test_gpus_on_a_machine_without_are_refused_at_once(monkeypatch: pytest.Monke
     monkeypatch.setattr(ray_cluster.ray, "cluster_resources", lambda: {"CPU": 2.0})
     with pytest.raises(ClusterError, match="gpus_per_worker is 1, but this machine has 0 GPUs that Ray sees; set it to 0"):
         size(gpus_per_worker=1, num_workers=1)
+    assert size(gpus_per_worker=1, num_workers=1, uses_gpu=False) == 1
