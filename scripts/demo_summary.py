@@ -11,7 +11,8 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-STAGES = ("preft", "dpop", "postft")
+from bioie_ray.config.training import STAGES
+
 Row = Mapping[str, str]
 
 
@@ -60,14 +61,19 @@ def stages_table(rows: Iterable[Row]) -> Iterator[str]:
         yield f"{model:38}{f1}{'':11}{run['cleaned']['malformed']:>11}"
 
 
+def is_tuned(row: Row) -> bool:
+    """Whether a score is of a stage (or of the base model beside them), not of the grid."""
+    return row["source"].startswith("scores/dfpo-")
+
+
 def summary(store: Path) -> Iterator[str]:
     """All lines."""
     scores = [row for row in read(store / "report.scores.csv") if row["repeat"] == "all"]
-    tuned = [row for row in scores if row["source"].startswith("scores/dfpo-")]
+    tuned = [row for row in scores if is_tuned(row)]
     yield ""
     yield from coverage_table(read(store / "report.csv"))
     yield ""
-    yield from scores_table(row for row in scores if row not in tuned)
+    yield from scores_table(row for row in scores if not is_tuned(row))
     if tuned:
         yield ""
         yield from stages_table(tuned)

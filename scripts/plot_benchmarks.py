@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt  # noqa: E402 - after the backend is chosen
 
 METRICS = {"logratios/chosen": "chosen log-ratio", "rewards/margins": "reward margin"}
 COLOURS = {"DPOP": "tab:blue", "DPO": "tab:orange"}
-Curves = dict[tuple[str, str], list[list[float]]]  # (task, loss) -> one curve a seed
+Trainings = dict[tuple[str, str], list[list[dict[str, float]]]]  # (task, loss) -> the steps of each seed
 
 
 def coverage(table: Path) -> Any:
@@ -60,20 +60,21 @@ def coverage(table: Path) -> Any:
     return figure
 
 
-def read(stores: Sequence[Path], metric: str) -> Curves:
-    """The metric at every step of every finished training of pairs."""
-    found: Curves = defaultdict(list)
+def read(stores: Sequence[Path]) -> Trainings:
+    """What was logged at every step of every finished training of pairs."""
+    found: Trainings = defaultdict(list)
     for record in sorted(path for store in stores for path in (store / "models-dpop").glob("*/record.json")):
         recipe = json.loads(record.read_text())["recipe"]
         steps = map(json.loads, record.with_name("metrics.jsonl").read_text().splitlines())
         loss = "DPOP" if recipe["dpop"]["penalty"] else "DPO"
-        found[recipe["task"], loss].append([step[metric] for step in steps if metric in step])
+        found[recipe["task"], loss].append(list(steps))
     return found
 
 
 def dpop(stores: Sequence[Path]) -> Any:
     """A column a task, a row a metric."""
-    tasks = sorted({task for task, _ in read(stores, "logratios/chosen")})
+    trainings = read(stores)
+    tasks = sorted({task for task, _ in trainings})
     if not tasks:
         raise SystemExit(
             f"no finished training in models-dpop/ of {', '.join(map(str, stores))}; run jobs/recipes/dfpo_small_models.yaml first"
@@ -82,11 +83,10 @@ def dpop(stores: Sequence[Path]) -> Any:
         len(METRICS), len(tasks), figsize=(4.5 * len(tasks), 5.5), sharex="col", squeeze=False, layout="constrained"
     )
     for row, (metric, title) in zip(axes, METRICS.items(), strict=True):
-        curves = read(stores, metric)
         for axis, task in zip(row, tasks, strict=True):
             axis.axhline(0, color="grey", lw=0.8)
             for loss, colour in COLOURS.items():
-                seeds = curves[task, loss]
+                seeds = [[step[metric] for step in steps if metric in step] for steps in trainings.get((task, loss), ())]
                 for seed in seeds:
                     axis.plot(range(1, len(seed) + 1), seed, color=colour, lw=0.6, alpha=0.5)
                 if seeds:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from script_loader import load_script
 
 
 @pytest.fixture(scope="module")
 def plots(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("plot_benchmarks", repository / "scripts/plot_benchmarks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(repository / "scripts/plot_benchmarks.py")
 
 
 def test_coverage_has_a_panel_a_task_with_the_best_method_on_top(plots: ModuleType, tmp_path: Path) -> None:

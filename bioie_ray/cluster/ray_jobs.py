@@ -86,10 +86,7 @@ def actors_at_full_size(recipe: Recipe, cluster_spec: Mapping[str, Any]) -> int:
             groups = [(group, params) for group, params in groups if not int(params.get("num-gpus") or 0)] or groups
         for group, params in groups:
             cpus, gpus = int(params.get("num-cpus") or 0), int(params.get("num-gpus") or 0)
-            fit = cpus * 100 // round(work.cpus * 100)
-            if work.uses_gpu and recipe.cluster.gpus_per_worker:
-                fit = min(fit, gpus * 1000 // round(recipe.cluster.gpus_per_worker * 1000))
-            actors += fit * int(group.get("maxReplicas") or 0)
+            actors += work.fitting(cpus, gpus, recipe.cluster.gpus_per_worker) * int(group.get("maxReplicas") or 0)
         most = max(most, actors)
     return most
 

@@ -69,9 +69,9 @@ def size_pods(recipe: Recipe) -> Sizes:
     works = works_of(recipe)
     _check_gpus(cluster, works)
     groups = {name: pod_of(group, f"cluster.kube.workers.{name}", ray_gib=RAY_WORKER_GIB) for name, group in kube.workers.items()}
+    places_of = [_places(work, groups, cluster) for work in works]
     slots = []
-    for work in works:
-        places = _places(work, groups, cluster)
+    for work, places in zip(works, places_of, strict=True):
         fitting = {name: _slots(work, pod, cluster) * kube.workers[name].max_replicas for name, pod in places.items()}
         if not any(fitting.values()):
             raise ResourceError(_no_place(work, places, cluster))
@@ -82,7 +82,7 @@ def size_pods(recipe: Recipe) -> Sizes:
                 f"{slots[-1]} of {work.threads} CPUs; raise max_replicas or ray_cpus of a group, or set cluster.ranks={max(1, slots[-1])}"
             )
     for name, pod in groups.items():
-        _check_worker(name, pod, [work for work in works if name in _places(work, groups, cluster)], cluster)
+        _check_worker(name, pod, [work for work, places in zip(works, places_of, strict=True) if name in places], cluster)
     head = pod_of(kube.head, "cluster.kube.head", ray_gib=RAY_HEAD_GIB)
     check_head(head)
     # As many as there is room for, whatever the kind: an actor too many only waits, one too few leaves a pod idle.
@@ -116,13 +116,11 @@ def pod_of(settings: PodSettings, key: str, *, ray_gib: float) -> Pod:
 
 
 def _slots(work: Work, pod: Pod, cluster: ClusterSettings) -> int:
-    """How many such actors Ray would put into a pod. Integer hundredths: 3 actors of 0.9 fit 2.7 CPUs."""
-    by_cpu = pod.ray_cpus * 100 // round(work.cpus * 100)
-    if work.uses_gpu and cluster.gpus_per_worker:
-        by_cpu = min(by_cpu, int(pod.gpus * 1000) // round(cluster.gpus_per_worker * 1000))
+    """How many such actors Ray would put into a pod."""
+    fitting = work.fitting(pod.ray_cpus, pod.gpus, cluster.gpus_per_worker)
     if cluster.memory_per_worker_gib:
-        by_cpu = min(by_cpu, max(0, pod.for_actors) // round(cluster.memory_per_worker_gib * GIB))
-    return by_cpu
+        fitting = min(fitting, max(0, pod.for_actors) // round(cluster.memory_per_worker_gib * GIB))
+    return fitting
 
 
 def _check_gpus(cluster: ClusterSettings, works: Sequence[Work]) -> None:

@@ -50,6 +50,13 @@ class Work:
         """What an actor asks Ray for."""
         return actor_cpus(self.threads)
 
+    def fitting(self, cpus: int, gpus: int, gpus_per_worker: float) -> int:
+        """How many such actors CPUs and GPUs of Ray hold. Integer hundredths: 3 actors of 0.9 fit 2.7 CPUs."""
+        by_cpu = cpus * 100 // round(self.cpus * 100)
+        if self.uses_gpu and gpus_per_worker:
+            return min(by_cpu, gpus * 1000 // round(gpus_per_worker * 1000))
+        return by_cpu
+
 
 def works_of(recipe: Recipe) -> list[Work]:
     """The kinds of actors that a recipe's job starts, each with the most that a cell of the matrix asks for."""

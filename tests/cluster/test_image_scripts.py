@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from script_loader import load_script
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "scripts" / "image_tools.sh"
@@ -96,16 +95,7 @@ def test_the_build_explains_itself() -> None:
 
 
 def test_system_packages_become_components() -> None:
-    module = load(ROOT / "images" / "add_system_packages.py")
+    module = load_script(ROOT / "images" / "add_system_packages.py")
     found = module.components("zlib1g\t1:1.2.13+dfsg-1\tamd64\nbash\t5.2-2\tamd64\n", "debian")
     assert [entry["name"] for entry in found] == ["bash", "zlib1g"]
     assert found[1]["purl"] == "pkg:deb/debian/zlib1g@1%3A1.2.13%2Bdfsg-1?arch=amd64"
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

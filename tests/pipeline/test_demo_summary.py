@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from pipeline_builders import run
 from scored_store import Run, write_scores
+from script_loader import load_script
 
 from bioie_ray.pipeline.report import make_report
 
@@ -21,12 +21,7 @@ RUNS = (
 
 @pytest.fixture(scope="module")
 def summary(repository: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_summary", repository / "scripts/demo_summary.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(repository / "scripts/demo_summary.py")
 
 
 def test_the_demo_ends_with_its_tables_and_where_to_look(summary: ModuleType, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import random
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 from pipeline_builders import best, documents, make_recipe, quarantine, record, run, vectors, write_corpus
+from script_loader import load_script
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
@@ -40,22 +40,12 @@ SETTINGS = (
 POISONED = "d005"
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def chaos(repository: Path) -> Iterator[ModuleType]:
     """``scripts/chaos.py``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(repository / "scripts")
-        yield load(repository / "scripts/chaos.py")
+        yield load_script(repository / "scripts/chaos.py")
 
 
 @pytest.fixture(scope="module")
