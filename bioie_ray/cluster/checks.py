@@ -135,6 +135,14 @@ def check_namespace(cluster: Cluster, kube: KubeSettings) -> Iterator[Check]:
     if kube.storage_secret:
         fix = f"kubectl -n {namespace} create secret generic {kube.storage_secret} --from-literal=AWS_ACCESS_KEY_ID=... --from-literal=AWS_SECRET_ACCESS_KEY=..."
         wanted.append(("secrets", kube.storage_secret, f"{fix}, or set cluster.kube.storage_secret=null"))
+    wanted += [
+        (
+            "secrets",
+            name,
+            f"kubectl -n {namespace} create secret generic {name} --from-literal=VARIABLE=..., or take it out of cluster.kube.env_secrets",
+        )
+        for name in kube.env_secrets
+    ]
     if kube.ca_config_map:
         wanted.append(
             ("configmaps", kube.ca_config_map, f"kubectl -n {namespace} create configmap {kube.ca_config_map} --from-file=ca.crt")

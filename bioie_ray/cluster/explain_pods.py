@@ -109,7 +109,7 @@ def _configuration(what: str, reason: str, message: str, namespace: str) -> Find
     missing = re.search(r"(secret|configmap) \"([^\"]+)\" not found", message)
     if missing:
         kind, name = missing.groups()
-        setting = "cluster.kube.storage_secret" if kind == "secret" else "cluster.kube.ca_config_map"
+        setting = "cluster.kube.storage_secret or env_secrets" if kind == "secret" else "cluster.kube.ca_config_map"
         step = f"make it: kubectl -n {namespace} create {'secret generic' if kind == 'secret' else 'configmap'} {name} ... (k8s/README.md), or change {setting}"
         return Finding(
             f"missing/{kind}/{name}",

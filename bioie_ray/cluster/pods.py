@@ -184,8 +184,9 @@ def _ray_template(name: str, common: Common, settings: PodSettings, pod: Pod) ->
             {"name": "cache", "mountPath": _CACHE_FOLDER},
         ],
     }
-    if kube.storage_secret is not None:
-        container["envFrom"] = [{"secretRef": {"name": kube.storage_secret}}]
+    secrets = [*([kube.storage_secret] if kube.storage_secret else []), *kube.env_secrets]
+    if secrets:
+        container["envFrom"] = [{"secretRef": {"name": secret}} for secret in secrets]
     spill = f"{show_number(settings.spill_gib)}Gi"
     spec: Json = {
         "automountServiceAccountToken": False,

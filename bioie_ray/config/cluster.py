@@ -99,6 +99,9 @@ class KubeSettings(Settings):
     storage_secret: str | None = Field(
         default="bioie-storage", description="Secret whose keys become environment variables (AWS_ACCESS_KEY_ID, ...); null: none"
     )
+    env_secrets: tuple[str, ...] = Field(
+        default=(), description="further Secrets whose keys become environment variables: an endpoint's key, HF_TOKEN, a tracker's key"
+    )
     site_config_map: str | None = Field(
         default="bioie-site",
         description="ConfigMap that says where this site keeps things, for recipes that do not: `store`, and `storage-endpoint` (optional)",
@@ -130,7 +133,7 @@ class KubeSettings(Settings):
             if _CREDENTIAL.search(name):
                 raise ValueError(
                     f"cluster.kube.env.{name} looks like a credential, and recipes, manifests and records can be read by many; put it into a "
-                    "Secret and name that in cluster.kube.storage_secret"
+                    "Secret and name that in cluster.kube.env_secrets"
                 )
         return value
 

@@ -148,7 +148,7 @@ class EndpointClient:
         said = f"{end.shown} refuses {request.id}: HTTP {error.status}: {end.redact(str(error))}"
         if error.status in {401, 403}:
             is_set = "is set, and it does not take it" if end.has_key else "is not set"
-            return f"{said}; endpoint.key_variable names {end.key_variable}, which {is_set}: put the key in that environment variable"
+            return f"{said}; endpoint.key_variable names {end.key_variable}, which {is_set}: put the key in that environment variable (of pods: by a Secret in cluster.kube.env_secrets)"
         if 300 <= error.status < 400:
             return f"{said}; it sends requests elsewhere: set endpoint.url to where it really is"
         served = await self._served()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ class SftCollator:
     pad_id: int
     packed: bool
 
-    def __call__(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-        """``input_ids``, ``labels`` [B, L] (packed: [1, L]), with ``position_ids`` where packed, else ``attention_mask``."""
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """``input_ids``, ``labels`` [B, L] (packed: [1, L]); with ``attention_mask`` [B, L], or where packed what `_flat` says."""
         numbers = torch.tensor([row["row"] for row in rows])
         if self.packed:
             return {"rows": numbers, **self._flat(rows)}
@@ -37,16 +38,25 @@ class SftCollator:
             "attention_mask": torch.tensor([_padded([1] * len(row["input_ids"]), width, 0) for row in rows]),
         }
 
-    def _flat(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    def _flat(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """``position_ids``, ``seq_idx`` (conversation of each token) [1, L]; ``cu_seq_lens_*`` [conversations + 1], ``max_length_*``.
+
+        Each kind of layer reads its own of them (``transformers``, ``FlashAttentionKwargs``): masks come from positions that begin anew,
+        flash attention and `packed_attention` go by lengths, convolutions and recurrent states by the number of the conversation.
+        """
         lengths = [n for row in rows for n in row["seq_lengths"]]
         labels = torch.tensor([label for row in rows for label in row["labels"]])
         positions = torch.cat([torch.arange(n) for n in lengths])
         labels[positions == 0] = IGNORED  # what begins a conversation is not foretold by the one before
+        bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
         return {
             "input_ids": torch.tensor([id_ for row in rows for id_ in row["input_ids"]])[None],
             "labels": labels[None],
             # Without an attention mask, transformers reads from positions that begin anew which tokens may see each other.
             "position_ids": positions[None],
+            "seq_idx": torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths))[None],
+            **dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), bounds),
+            **dict.fromkeys(("max_length_q", "max_length_k"), max(lengths)),
         }
 
 

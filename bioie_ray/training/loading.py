@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from bioie_ray.config.training import StageSettings, TrainSettings
+from bioie_ray.training import packed_attention
 from bioie_ray.training.stage import TrainingError
 
 # Towers of models that see or hear too: texts give their weights no gradient, which torch's data parallelism takes for a lost rank.
@@ -31,6 +32,8 @@ def load_base(folder: Path, settings: StageSettings, train: TrainSettings) -> An
     if settings.method == "qlora":
         options["quantization_config"] = four_bits(train)
     model = AutoModelForCausalLM.from_pretrained(str(folder), **options)
+    if options["attn_implementation"] == "sdpa" and settings.packing:
+        model.set_attn_implementation(packed_attention.NAME)
     if settings.method == "full":
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not re.fullmatch(OTHER_SENSES, name))

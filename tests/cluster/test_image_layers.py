@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from bioie_ray.cluster.image import check_compatible, client_versions
-from bioie_ray.cluster.registry import read_image
+from bioie_ray.cluster.registry import RegistryUnreachableError, read_image
 
 pytestmark = pytest.mark.cluster
 
@@ -180,6 +180,11 @@ def test_no_path_of_the_code_is_writable_by_the_user_of_the_image(built: Built) 
 def test_the_registry_tells_the_same_labels_and_they_fit_this_client(built: Built) -> None:
     if "/" not in built.reference:
         pytest.skip(f"{built.reference} was not pushed: scripts/push_image.sh REGISTRY")
-    facts = read_image(built.reference)
+    try:
+        facts = read_image(built.reference)
+    except RegistryUnreachableError as error:
+        if os.environ.get("BIOIE_REQUIRE_CLUSTER"):
+            raise
+        pytest.skip(f"the image was pushed to a registry that is away: {error}")
     assert facts.labels == built.config["config"]["Labels"]
     check_compatible(facts, client_versions())

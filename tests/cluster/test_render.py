@@ -20,6 +20,7 @@ WITH_EVERYTHING = [
     "cluster.kube.ca_config_map=private-ca",
     "cluster.kube.storage_claim=bioie-store",
     "cluster.kube.image_pull_secrets=[registry]",
+    "cluster.kube.env_secrets=[our-endpoint,our-tracker]",
     "cluster.kube.priority_class=batch",
     "cluster.kube.env={HF_HUB_OFFLINE: '1'}",
 ]
@@ -70,10 +71,12 @@ class TestEveryVariant:
         mounting = [name for name, container in containers(manifest) for mount in container["volumeMounts"] if mount["name"] == "api-token"]
         assert mounting == (["head/autoscaler"] if cluster_spec(manifest)["enableInTreeAutoscaling"] else [])
 
-    def test_credentials_come_from_the_secret_and_only_to_ray_pods(self, manifest: Json) -> None:
-        for name, container in containers(manifest):
-            sources = [entry["secretRef"]["name"] for entry in container.get("envFrom", ())]
-            assert sources == (["bioie-storage"] if name.endswith(("/ray-head", "/ray-worker")) else []), name
+    def test_credentials_come_from_secrets_and_only_to_ray_pods(self, manifest: Json) -> None:
+        given = {name: [entry["secretRef"]["name"] for entry in container.get("envFrom", ())] for name, container in containers(manifest)}
+        of_ray = [sources for name, sources in given.items() if name.endswith(("/ray-head", "/ray-worker"))]
+        assert len(of_ray) >= 2
+        assert all(sources == of_ray[0] and sources[0] == "bioie-storage" for sources in of_ray)
+        assert not any(sources for name, sources in given.items() if not name.endswith(("/ray-head", "/ray-worker")))
         text = to_yaml(manifest)
         assert "AWS_SECRET" not in text
         assert "AWS_ACCESS" not in text
@@ -261,6 +264,17 @@ def test_settings_reach_all_pods() -> None:
         assert template["spec"]["priorityClassName"] == "batch", name
     head = templates(rendered(*WITH_EVERYTHING))["head"]["spec"]["containers"][0]
     assert variables(head)["HF_HUB_OFFLINE"]["value"] == "1"
+
+
+def test_further_secrets_come_after_the_storages_and_without_it() -> None:
+    for storage, expected in (
+        ("bioie-storage", ["bioie-storage", "our-endpoint", "our-tracker"]),
+        ("null", ["our-endpoint", "our-tracker"]),
+    ):
+        head = templates(rendered(*WITH_EVERYTHING, f"cluster.kube.storage_secret={storage}"))["head"]["spec"]["containers"][0]
+        assert [entry["secretRef"]["name"] for entry in head["envFrom"]] == expected
+    bare = templates(rendered("cluster.kube.storage_secret=null"))["head"]["spec"]["containers"][0]
+    assert "envFrom" not in bare
 
 
 def test_cpus_may_be_used_beyond_the_request() -> None:

@@ -304,3 +304,14 @@ def test_no_server_at_all_is_one_sentence(asking: Asking, server: FakeEndpoint) 
     code, said = asking(server.url, max_retries=1)
     assert code == 1
     assert "no connection" in the_sentence(said)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_actors_of_ray_ask_with_the_key(server: FakeEndpoint, asking: Asking) -> None:
+    code, said = asking(server.url, "cluster.executor=ray", "cluster.num_workers=1")
+    assert code == 0, said
+    assert len(server.headers) == NUM_ROWS
+    assert {headers["Authorization"] for headers in server.headers} == {f"Bearer {KEY}"}
+    asking.assert_whole()

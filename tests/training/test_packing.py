@@ -13,7 +13,10 @@ from stages import conversations, sft_settings
 from tiny_models import save_gemma3, save_llama
 from transformers import AutoModelForCausalLM
 
+from bioie_ray.config.training import TrainSettings
+from bioie_ray.training import packed_attention
 from bioie_ray.training.batches import SftCollator
+from bioie_ray.training.loading import load_base
 from bioie_ray.training.packing import pack
 from bioie_ray.training.rows import sft_rows
 from bioie_ray.training.tokens import IGNORED, load_chat_tokenizer
@@ -133,25 +136,25 @@ def alone_and_packed(models: dict[str, Path], name: str, attention: str) -> tupl
     return model, batch, expected
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", packed_attention.NAME])
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_packed_conversations_say_what_they_say_alone(models: dict[str, Path], name: str, attention: str) -> None:
     model, batch, alone = alone_and_packed(models, name, attention)
     expected = [number for numbers in alone.values() for number in numbers]
     assert answer_logps(model, batch)[0] == pytest.approx(expected, abs=2e-4)
     # and so would any loss over them; to be sure that the comparison can fail:
-    del batch["position_ids"]
-    one_text = answer_logps(model, batch)[0]
+    one_text = answer_logps(model, {name: batch[name] for name in ("input_ids", "labels")})[0]
     assert max(abs(a - b) for a, b in zip(one_text, expected, strict=True)) > 0.1
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
-def test_packed_and_padded_batches_have_the_same_loss_and_gradients(models: dict[str, Path], name: str) -> None:
+@pytest.mark.parametrize("attention", ["sdpa", packed_attention.NAME])
+def test_packed_and_padded_batches_have_the_same_loss_and_gradients(models: dict[str, Path], name: str, attention: str) -> None:
     folder = models[name]
     rows = rows_of(folder, packing=False, max_length=512)
     losses, gradients = [], []
     for packed in (False, True):
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention)
         batch = SftCollator(0, packed=packed)(rows)
         del batch["rows"]
         loss = model(**batch, use_cache=False).loss
@@ -162,11 +165,34 @@ def test_packed_and_padded_batches_have_the_same_loss_and_gradients(models: dict
     assert torch.allclose(gradients[0], gradients[1], atol=1e-4 * gradients[0].abs().max().item())
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_each_packed_conversation_is_multiplied_with_itself_alone(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, packing: bool
+) -> None:
+    model = load_base(models["gemma"], sft_settings(packing=packing), TrainSettings())
+    batch, *_ = (SftCollator(0, packed=packing)([row]) for row in rows_of(models["gemma"], packing=packing, max_length=512))
+    asked: list[tuple[int, ...]] = []
+
+    def spy(query: torch.Tensor, key: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        asked.append((query.shape[2], key.shape[2]))
+        return attend(query, key, *args, **kwargs)
+
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    answer_logps(model, batch)
+    lengths = batch["cu_seq_lens_q"].diff().tolist() if packing else [batch["input_ids"].shape[1]]
+    assert len(lengths) == (7 if packing else 1)
+    assert asked == [(n, n) for n in lengths] * model.config.num_hidden_layers
+
+
 def test_the_first_token_of_a_packed_conversation_is_not_foretold_by_the_one_before() -> None:
     rows = [{"row": 4, "input_ids": [5, 6, 7, 8, 9], "labels": [5, 6, 7, 8, 9], "seq_lengths": [3, 2]}]
     batch = SftCollator(0, packed=True)([*rows, {"row": 7, "input_ids": [3, 4], "labels": [3, 4], "seq_lengths": [2]}])
     assert batch["labels"].tolist() == [[IGNORED, 6, 7, IGNORED, 9, IGNORED, 4]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1, 0, 1]]
+    assert batch["seq_idx"].tolist() == [[0, 0, 0, 1, 1, 2, 2]]
+    assert batch["cu_seq_lens_q"].tolist() == batch["cu_seq_lens_k"].tolist() == [0, 3, 5, 7]
+    assert batch["max_length_q"] == batch["max_length_k"] == 3
     assert batch["rows"].tolist() == [4, 7]
     assert "attention_mask" not in batch
 
