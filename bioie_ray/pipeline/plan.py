@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bioie_ray.config.recipe import JobName, Recipe
 from bioie_ray.config.steps import CorpusName, TaskName
@@ -16,6 +16,7 @@ from bioie_ray.pipeline.dmcr import DmcrStep
 from bioie_ray.pipeline.embed import EmbedStep
 from bioie_ray.pipeline.evaluate import EvaluateStep
 from bioie_ray.pipeline.generate import GenerateStep
+from bioie_ray.pipeline.held_out import HeldOut
 from bioie_ray.pipeline.index import IndexStep
 from bioie_ray.pipeline.instructions import InstructionsStep
 from bioie_ray.pipeline.preferences import PreferencesStep
@@ -109,18 +110,24 @@ class Planner:
 
     def instructions(self, recipe: Recipe) -> InstructionsStep:
         """The conversations that a model is tuned on; no test document of the recipe's tasks, or of its sources', is in them."""
-        corpora, tasks = self._held_out(recipe), _held_out_tasks(recipe)
+        held_out, tasks = self._held_out(recipe), _held_out_tasks(recipe)
         settings = (recipe.instructions.model_dump_json(), recipe.train.base_model, recipe.train.template, recipe.prompt.instructions)
         others = (recipe.name_of("instructions"), recipe.version, tasks, recipe.seed, recipe.select.dev_share, recipe.nlm_gene_types)
         # A source of gigabytes is hashed for its fingerprint: once, not for every cell.
-        key = ("instructions", f"{settings} {others} {[_corpus_key(recipe, name) for name in corpora]}")
-        step = self._once(key, lambda: InstructionsStep(recipe, RecordsStep(recipe, corpora)))
+        names = sorted(held_out.test), sorted(held_out.dev)
+        key = ("instructions", f"{settings} {others} {names} {[_corpus_key(recipe, name) for name in [*names[0], *names[1]]]}")
+        step = self._once(key, lambda: InstructionsStep(recipe, RecordsStep(recipe, held_out)))
         assert isinstance(step, InstructionsStep)
         return step
 
-    def _held_out(self, recipe: Recipe) -> dict[CorpusName, Step]:
-        """The corpora whose test documents nobody trains on: of the tasks held out, and of those that instruction data is made of."""
-        return self._corpora(recipe, [*_held_out_tasks(recipe), *_source_tasks(recipe)])
+    def _held_out(self, recipe: Recipe) -> HeldOut:
+        """Test documents of the tasks held out and of those that instruction data is made of; dev documents that score a model."""
+        test = self._corpora(recipe, [*_held_out_tasks(recipe), *_source_tasks(recipe)])
+        questions = self._dev_questions(recipe)
+        dev = dict(questions.corpora) if questions else {}
+        if recipe.select.queries == "dev" and recipe.generate.model.startswith(STAGE_PREFIX):
+            dev |= self._corpora(recipe, [recipe.task])
+        return HeldOut(test, dev, recipe.select.dev_share, recipe.seed)
 
     def _corpora(self, recipe: Recipe, tasks: Iterable[TaskName]) -> dict[CorpusName, Step]:
         """The corpora of some tasks, by name."""
@@ -158,8 +165,9 @@ class Planner:
         tasks = tuple(dict.fromkeys(recipe.preferences.tasks)) or (recipe.task,)
         corpora = self._corpora(recipe, tasks)
         tuned = self.stage(recipe, "preft")
+        held_out = self._held_out(recipe)
         candidates = CandidatesStep(recipe, tasks, corpora, ModelSource(f"{STAGE_PREFIX}preft", tuned.output), tuned)
-        return PreferencesStep(recipe, candidates, self._held_out(recipe) | corpora)
+        return PreferencesStep(recipe, candidates, replace(held_out, test={**held_out.test, **corpora}))
 
     def _dev_questions(self, recipe: Recipe) -> DevQuestions | None:
         if recipe.train.score_every_steps is None:
@@ -190,7 +198,7 @@ class Planner:
         if name is None:
             return None
         corpus = TASKS[recipe.task].corpus
-        if corpus not in self._held_out(recipe):
+        if corpus not in self._held_out(recipe).test:
             raise ValueError(
                 f"generate.model={recipe.generate.model} is asked about {recipe.task}, but test documents of {corpus} are not held out of what it is "
                 f"trained on; set instructions.held_out=[{', '.join([*_held_out_tasks(recipe), recipe.task])}]"

@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.recipe import Recipe
-from bioie_ray.config.steps import CorpusName
 from bioie_ray.corpora.catalog import fingerprint_source
 from bioie_ray.corpora.document import Document
 from bioie_ray.corpora.draws import in_drawn_order
@@ -22,8 +21,8 @@ from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.dmcr.reading import RULES_VERSION
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.candidates import CandidatesStep
+from bioie_ray.pipeline.held_out import HeldOut
 from bioie_ray.pipeline.step import Step, address_of
-from bioie_ray.pipeline.task_documents import held_out_texts
 from bioie_ray.training.instructions.source_files import Part, find_files, locate_source, read_records
 
 if TYPE_CHECKING:
@@ -57,12 +56,12 @@ _COUNTS = ("read", "pairs", *_LEFT_OUT)
 class PreferencesStep:
     """Chooses pairs. Which kind of error is short depends on all documents, so it is one unit; its shards are what is kept when it is killed.
 
-    Without ``candidates`` pairs are given. No test document of the ``held_out`` corpora is in any.
+    Without ``candidates`` pairs are given. Nothing that is ``held_out`` is in any.
     """
 
     recipe: Recipe
     candidates: CandidatesStep | None
-    held_out: Mapping[CorpusName, Step]
+    held_out: HeldOut
 
     @cached_property
     def output(self) -> Output:
@@ -71,7 +70,7 @@ class PreferencesStep:
         payload: dict[str, Any] = {
             "kind": "preferences",
             "format_version": FORMAT_VERSION,
-            "held_out": {name: step.output.fingerprint for name, step in self.held_out.items()},
+            **self.held_out.payload("held_out"),
             "overlap_words": self.recipe.instructions.overlap_words,
             "seed": self.recipe.seed,
         }
@@ -94,9 +93,9 @@ class PreferencesStep:
 
     @property
     def inputs(self) -> Sequence[Step]:
-        """The candidates, with the corpora they are about, and those whose test documents must not be inside."""
+        """The candidates, with the corpora they are about, and those whose documents must not be inside."""
         asked = (self.candidates, *self.candidates.corpora.values()) if self.candidates else ()
-        return (*asked, *self.held_out.values())
+        return (*asked, *self.held_out.steps)
 
     @property
     def takes_notes(self) -> bool:
@@ -136,7 +135,7 @@ class PreferencesStep:
             table = self.output.read_shard(shard, ["kind", "made_by"])
             mix.update(f"{made_by} {kind}".strip() for kind, made_by in zip(*(column.to_pylist() for column in table.columns), strict=True))
         num_overlapping = totals["test_overlap"]
-        told = f"{num_overlapping} of {totals['read']} records or documents hold what a test document says and are left out"
+        told = f"{num_overlapping} of {totals['read']} records or documents hold what a {'test or dev' if self.held_out.dev else 'test'} document says and are left out"
         return {"mix": dict(sorted(mix.items())), "totals": totals, **({"warnings": [told]} if num_overlapping else {})}
 
     def _problem(self, totals: Mapping[str, int]) -> str | None:
@@ -250,7 +249,7 @@ class PreferencesWorker:
                     }
 
     def _says_a_test(self, messages: str, chosen: str, rejected: str) -> bool:
-        """Whether a pair holds as many words in a row of a test document as instruction data must not."""
+        """Whether a pair holds as many words in a row of a held-out document as instruction data must not."""
         from bioie_ray.training.instructions.words import word_hashes
 
         text = "\n".join([*(turn["content"] for turn in json.loads(messages)), chosen, rejected])
@@ -260,8 +259,7 @@ class PreferencesWorker:
     def _overlap(self) -> OverlapIndex:
         from bioie_ray.training.instructions.overlap import OverlapIndex
 
-        corpora = [step.output for step in self._step.held_out.values()]
-        return OverlapIndex.build(held_out_texts(corpora), self._recipe.instructions.overlap_words)
+        return OverlapIndex.build(self._step.held_out.texts.read(), self._recipe.instructions.overlap_words)
 
     def _answers(self, name: str) -> dict[str, list[str]]:
         assert self._step.candidates is not None, "given pairs are not chosen"

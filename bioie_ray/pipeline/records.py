@@ -16,15 +16,16 @@ from typing import Any, Final
 
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.recipe import Recipe
-from bioie_ray.config.steps import CorpusName, TaskName
+from bioie_ray.config.steps import TaskName
 from bioie_ray.config.training import SourceSettings
 from bioie_ray.corpora.catalog import fingerprint_source
 from bioie_ray.corpora.reading import SourceFile
 from bioie_ray.corpora.tasks import get_task
 from bioie_ray.execution.units import WorkerSpec
+from bioie_ray.pipeline.held_out import HeldOut
 from bioie_ray.pipeline.records_worker import RecordsWorker
 from bioie_ray.pipeline.step import ShardStep, Step, address_of
-from bioie_ray.pipeline.task_documents import TaskDocuments, held_out_texts
+from bioie_ray.pipeline.task_documents import TaskDocuments
 from bioie_ray.prompting.instructions import Instructions, load_instructions
 from bioie_ray.prompting.phrasings import Phrasings, load_phrasings
 from bioie_ray.retrieval.models import tokenizer_fingerprint
@@ -39,10 +40,10 @@ _REASONS_SHOWN: Final = 3
 
 @dataclass(frozen=True)
 class RecordsStep(ShardStep):
-    """Reads the sources. ``corpora`` are those of all tasks: their test documents must be in no source."""
+    """Reads the sources. What is ``held_out`` must be in none; its test corpora are those of all tasks."""
 
     recipe: Recipe
-    corpora: Mapping[CorpusName, Step]
+    held_out: HeldOut
 
     @cached_property
     def output(self) -> Output:
@@ -57,7 +58,7 @@ class RecordsStep(ShardStep):
             "settings": settings.model_dump(mode="json", exclude=later),
             "tokenizer": tokenizer_fingerprint(recipe.train.base_model),
             "template": template_digest(recipe.train.template),
-            "corpora": {name: step.output.fingerprint for name, step in self.corpora.items()},
+            **self.held_out.payload("corpora"),
         }
         if any(source.kind == "tasks" for source in settings.sources):
             payload |= {
@@ -81,7 +82,7 @@ class RecordsStep(ShardStep):
     @property
     def inputs(self) -> Sequence[Step]:
         """The corpora."""
-        return tuple(self.corpora.values())
+        return self.held_out.steps
 
     @property
     def what(self) -> str:
@@ -101,7 +102,7 @@ class RecordsStep(ShardStep):
         return units
 
     def worker(self) -> WorkerSpec:
-        """Tokenizer and test documents, loaded once per process."""
+        """Tokenizer and held-out documents, loaded once per process."""
         sources = self.recipe.instructions.sources
         return WorkerSpec(
             RecordsWorker,
@@ -116,7 +117,7 @@ class RecordsStep(ShardStep):
                     for task in self._tasks(source)
                 },
                 "paths": {number: self._path(source) for number, source in enumerate(sources) if source.path is not None},
-                "corpora": [step.output for step in self.corpora.values()],
+                "held_out": self.held_out.texts,
                 "output": self.output,
             },
         )
@@ -186,11 +187,13 @@ class RecordsStep(ShardStep):
         num_overlapping = sum(entry["test_overlap"] for entry in entries)
         if num_overlapping:
             by_corpus = ", ".join(f"{corpus} {n}" for corpus, n in sorted(overlap.items()))
-            warnings.append(f"{num_overlapping} records hold what a test document says and are left out ({by_corpus})")
-        unseen = too_short(held_out_texts([step.output for step in self.corpora.values()]))
+            warnings.append(f"{num_overlapping} records hold what a {self._sought} document says and are left out ({by_corpus})")
+        unseen = too_short(self.held_out.texts.read())
         if unseen:
             by_corpus = ", ".join(f"{corpus} {n}" for corpus, n in sorted(unseen.items()))
-            warnings.append(f"{unseen.total()} test documents have fewer than {MIN_WORDS} words and were not looked for ({by_corpus})")
+            warnings.append(
+                f"{unseen.total()} {self._sought} documents have fewer than {MIN_WORDS} words and were not looked for ({by_corpus})"
+            )
         return warnings
 
     def _source_payload(self, number: int) -> dict[str, Any]:
@@ -200,11 +203,15 @@ class RecordsStep(ShardStep):
         tasks = {name: list(get_task(name, self.recipe.nlm_gene_types).types or ()) for name in self._tasks(source)}
         return {"kind": "tasks", "tasks": tasks, "splits": list(source.splits), "phrasings": source.phrasings}
 
+    @property
+    def _sought(self) -> str:
+        return "test or dev" if self.held_out.dev else "test"
+
     def _tasks(self, source: SourceSettings) -> tuple[TaskName, ...]:
         return tuple(dict.fromkeys(source.tasks or (self.recipe.task,)))
 
     def _documents(self, task: TaskName, source: SourceSettings) -> TaskDocuments:
-        corpus = self.corpora[get_task(task).corpus].output
+        corpus = self.held_out.test[get_task(task).corpus].output
         return TaskDocuments(corpus, source.splits, self.recipe.select.dev_share, self.recipe.seed)
 
     @cached_property

@@ -16,7 +16,8 @@ from bioie_ray.config.steps import TaskName
 from bioie_ray.corpora.formats.json_stream import JsonRecord
 from bioie_ray.corpora.reading import SourceFile
 from bioie_ray.corpora.tasks import get_task
-from bioie_ray.pipeline.task_documents import TaskDocuments, held_out_texts
+from bioie_ray.pipeline.held_out import HeldOutTexts
+from bioie_ray.pipeline.task_documents import TaskDocuments
 from bioie_ray.prompting.instructions import Instructions
 from bioie_ray.prompting.phrasings import Phrasings
 from bioie_ray.training.instructions.adelie import read_adelie
@@ -33,7 +34,7 @@ _RAW_CHARS: Final = 2_000
 
 
 class RecordsWorker:
-    """Holds the tokenizer and the words of all test documents."""
+    """Holds the tokenizer and the words of all documents that are held out."""
 
     def __init__(
         self,
@@ -42,7 +43,7 @@ class RecordsWorker:
         phrasings: Phrasings,
         documents: Mapping[tuple[int, TaskName], TaskDocuments],
         paths: Mapping[int, str],
-        corpora: Sequence[Output],
+        held_out: HeldOutTexts,
         output: Output,
     ) -> None:
         self._recipe = recipe
@@ -51,7 +52,7 @@ class RecordsWorker:
         self._phrasings = phrasings
         self._documents = documents
         self._paths = paths
-        self._corpora = corpora
+        self._held_out = held_out
         self._output = output
         self._found_files: dict[int, list[SourceFile]] = {}
 
@@ -121,7 +122,7 @@ class RecordsWorker:
     @cached_property
     def _curator(self) -> Curator:
         train = self._recipe.train
-        overlap = OverlapIndex.build(held_out_texts(self._corpora), self._settings.overlap_words)
+        overlap = OverlapIndex.build(self._held_out.read(), self._settings.overlap_words)
         return Curator(self._settings, overlap, load_chat_tokenizer(train.base_model, train.template))
 
 

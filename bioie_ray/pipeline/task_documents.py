@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -71,13 +70,3 @@ class TaskDocuments:
         if "dev" not in self.splits:
             tables += [self._view.queries(unit, ["id", "text"]) for unit in self._view.query_units()]
         return frozenset(normalised_digest(text) for table in tables for text in table["text"].to_pylist())
-
-
-def held_out_texts(corpora: Collection[Output]) -> list[tuple[str, str]]:
-    """(corpus, text) of every test document, by corpus and shard."""
-    found = []
-    for output in sorted(corpora, key=lambda output: output.key):
-        corpus = str(output.record()["corpus"])
-        for shard in output.shards(TESTS):
-            found += [(corpus, text) for text in output.read_shard(shard, ["text"])["text"].to_pylist()]
-    return found

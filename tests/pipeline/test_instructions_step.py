@@ -128,6 +128,31 @@ def test_a_test_document_in_a_source_is_found(tmp_path: Path, settings: dict[str
     assert record(store / "instructions/r@1")["overlap"] == {"bc5cdr": 2}
 
 
+@pytest.mark.parametrize(
+    "scored", [{"train": {"score_every_steps": 5}}, {"select": {"queries": "dev"}, "generate": {"model": "stage:preft"}}]
+)
+def test_a_dev_document_in_a_source_is_found_where_dev_scores_the_model(
+    tmp_path: Path, settings: dict[str, Any], scored: dict[str, dict[str, Any]]
+) -> None:
+    del settings["source"]
+    settings |= {"task": "biorelex", "seed": 3}  # BioRelEx has no dev: some of train is carved for it
+    run(tmp_path, **{**settings, "job": "prepare_corpora"})
+    view = View(Output(StoreAddress(str(tmp_path / "store")), "corpora/embedded_biorelex@1"), SelectSettings(queries="dev"), 3)
+    texts = [text for unit in view.query_units() for text in view.queries(unit, ["id", "text"])["text"].to_pylist()]
+    path = write(tmp_path / "some.jsonl", [taiyi(1), taiyi(2, f"Which? {texts[0]}")])
+    sources = instructions({"kind": "taiyi", "path": str(path)}, {"kind": "tasks"})
+
+    untold = run(tmp_path, **settings, instructions=sources)
+    assert {"taiyi:animals/1", "taiyi:animals/2"} <= {row["id"] for row in rows(untold / "instructions/r@1")}
+    both = {**settings, **{name: {**settings.get(name, {}), **values} for name, values in scored.items()}}
+    store = run(tmp_path, **both, version="2", instructions=sources)
+    kept = {row["id"] for row in rows(store / "instructions/r@2")}
+    assert "taiyi:animals/1" in kept
+    assert "taiyi:animals/2" not in kept
+    assert record(store / "instructions/r@2")["overlap"]["biorelex dev"] >= 1
+    assert any("what a test or dev document says" in warning for warning in record(store / "records/r@2")["warnings"])
+
+
 def test_test_documents_that_are_too_short_to_look_for_are_told(tmp_path: Path, settings: dict[str, Any]) -> None:
     test = [*documents([40], "t"), ("t099", "Rats", "They died.")]
     settings["source"] = str(write_corpus(tmp_path / "bc5cdr", train=documents(range(6)), test=test))
