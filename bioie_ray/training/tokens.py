@@ -42,6 +42,8 @@ class ChatTokenizer:
         if template != "auto" or not loaded.has_template:
             self.tokenizer.chat_template = _template(template, adds_bos=loaded.begin("a") != "a")
         self.template: str = self.tokenizer.chat_template
+        # Once: the tokenizer makes that table anew each time it is asked, and Gemma 3's has 6,415 tokens.
+        self._special_ids = frozenset(id_ for id_, token in self.tokenizer.added_tokens_decoder.items() if token.special)
         self._folds_system = self._refuses_system()
 
     @property
@@ -114,8 +116,7 @@ class ChatTokenizer:
         return ends[-1] + 1 if ends else len(answered)
 
     def _is_special(self, id_: int) -> bool:
-        added = self.tokenizer.added_tokens_decoder.get(id_)
-        return bool(added is not None and added.special)
+        return id_ in self._special_ids
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
