@@ -11,6 +11,8 @@ from bioie_ray.config.base import Settings
 from bioie_ray.config.steps import Dtype
 from bioie_ray.config.training import STAGE_PREFIX, STAGES
 
+_KEY_PARAMETER = re.compile(r"[?&]((?:[a-z_-]*[_-])?(?:key|token|secret|password|sig|signature|apikey|code))=", re.IGNORECASE)
+
 EngineName = Literal["transformers", "vllm", "openai"]
 
 
@@ -59,6 +61,15 @@ class EndpointSettings(Settings):
         if re.match(r"[^/]*//[^/?#]*@", self.url or ""):
             raise ValueError(
                 f"the URL holds a user or password, and recipes are recorded; take it out, and put the key into the variable {self.key_variable}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_key_in_the_url(self) -> Self:
+        named = _KEY_PARAMETER.search(self.url or "")
+        if named:
+            raise ValueError(
+                f"the URL holds a parameter `{named[1]}`, and recipes are recorded; take it out, and put the key into the variable {self.key_variable}"
             )
         return self
 

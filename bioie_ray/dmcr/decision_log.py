@@ -116,8 +116,7 @@ class DecisionLog:
         Skips, conflicts and what was taken back do not change it. It does not depend on which answers there are now: it is asked for
         when these may not have been made yet.
         """
-        ids = [decision.id for decision in winners(self.all())]
-        return f"{hashlib.sha256(' '.join(ids).encode()).hexdigest()}-{len(ids)}" if ids else ""
+        return digest_of(self.all())
 
     def num_effective(self) -> int:
         """How many answers are decided."""
@@ -159,3 +158,9 @@ class DecisionLog:
             return Decision.from_json(self._output.store.read(key).decode())
         except ValueError as error:
             raise ValueError(f"{self._output.store.describe(key)} is no decision: {error}; move it away") from None
+
+
+def digest_of(decisions: Iterable[Decision]) -> str:
+    """``DecisionLog.digest`` of decisions that were read."""
+    ids = [decision.id for decision in winners(decisions)]
+    return f"{hashlib.sha256(' '.join(ids).encode()).hexdigest()}-{len(ids)}" if ids else ""

@@ -36,7 +36,7 @@ def errors(view: GoldView, answers: Answers) -> dict[ErrorKind, int]:
     * ``direction``: a gold pair reversed, where that gold pair is missing. For a symmetric task this is an error of the
       ordered scores only.
     * ``wrong_type``: a mention of another type in this document, and of none of the task's.
-    * ``boundary``: matched with a missing gold answer by ``boundary_matches``.
+    * ``boundary``: matched by ``boundary_matches`` with a missing gold answer that no ``direction`` error is about.
     * ``invented``: a form of it is not in the document's text.
     * ``partial``: a pair that shares an argument with a gold pair, in its place (in either place for a symmetric task).
     * ``spurious``: everything else; it stands in the text.
@@ -56,7 +56,10 @@ def errors(view: GoldView, answers: Answers) -> dict[ErrorKind, int]:
 def judge(view: GoldView, answers: Answers) -> dict[Key, ErrorKind | Literal["right"]]:
     """Every distinct answer with its kind, or ``right``; in the order given."""
     given = distinct(answers)
-    near = boundary_matches(view, given)
+    missing = view.gold - given
+    reversed_pairs = frozenset(answer for answer in given - view.gold if len(answer) == 2 and answer[::-1] in missing)
+    # A missing pair that was given the wrong way round is accounted for: nothing else is its boundary error.
+    near = boundary_matches(view, given, without=reversed_pairs | {pair[::-1] for pair in reversed_pairs})
     listed = dict.fromkeys(answer_key(answer) for answer in answers or ())
     return {answer: "right" if answer in view.gold else _kind(view, given, near, answer) for answer in listed}
 

@@ -95,24 +95,25 @@ def concept(view: GoldView, answers: Answers) -> Counts:
 def relaxed(view: GoldView, answers: Answers) -> Counts:
     """Boundary-relaxed: an answer may be a little longer or shorter than the gold form.
 
-    True positives are the exact ones of ``strict`` and the pairs of ``boundary_matches``; so ``relaxed.tp - strict.tp`` is just
-    the number of boundary errors, and nothing counts twice.
+    True positives are the exact ones of ``strict`` and the matches of ``boundary_matches``; nothing counts twice. ``relaxed.tp - strict.tp`` is the
+    number of boundary errors, but where a pair was given both the wrong way round and a little longer: there the error is the direction's.
     """
     given = distinct(answers)
     found = len(view.gold & given) + len(boundary_matches(view, given))
     return Counts(found, len(given) - found, len(view.gold) - found)
 
 
-def boundary_matches(view: GoldView, given: frozenset[Key]) -> dict[Key, Key]:
+def boundary_matches(view: GoldView, given: frozenset[Key], *, without: frozenset[Key] = frozenset()) -> dict[Key, Key]:
     """Wrong answer -> the missed gold answer that it nearly is: as many as possible, each answer and each gold form once.
 
     Forms are compared as tokens (words, and each punctuation mark). Two match when they could be overlapping stretches of
     one text: one contains the other, or the end of one is the start of the other and what they share is at least half of the
     longer one. (A plain overlap of token sets would take "vitamin K" for "vitamin D".) A pair matches when both its forms
-    do, each in its place. What plainly names something else (``GoldView.names_another``) matches nothing.
+    do, each in its place. What plainly names something else (``GoldView.names_another``) matches nothing, nor do answers
+    ``without`` which to match, given or gold.
     """
-    wrong = [answer for answer in sorted(given - view.gold) if not view.names_another(answer)]
-    missed = sorted(view.gold - given)
+    wrong = [answer for answer in sorted(given - view.gold - without) if not view.names_another(answer)]
+    missed = sorted(view.gold - given - without)
     edges = [[at for at, target in enumerate(missed) if _near(answer, target)] for answer in wrong]
     return {wrong[left]: missed[right] for left, right in maximum_matching(edges).items()}
 

@@ -8,6 +8,7 @@ and the pace, for 2,000 files more, and one POST is all that is needed.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from types import TracebackType
 from typing import Any, Final, Self
@@ -71,6 +72,13 @@ class Endpoint:
     def redact(self, message: str) -> str:
         """Without the key, which some servers echo."""
         return message.replace(self._secret, "***") if self._secret else message
+
+    def redact_bytes(self, body: bytes) -> bytes:
+        """The same, of a reply as it came: a key of printable ASCII stands in JSON as it is, or with quotes and backslashes escaped."""
+        if not self._secret:
+            return body
+        escaped = json.dumps(self._secret)[1:-1]
+        return body.replace(escaped.encode(), b"***").replace(self._secret.encode(), b"***")
 
 
 class EndpointClient:
@@ -139,7 +147,8 @@ class EndpointClient:
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise PassingError(self._endpoint.redact(f"{_words(error)}: {error}" if str(error) else _words(error))) from None
         try:
-            return read_reply(response.status_code, response.content, retry_after_s(response.headers.get("Retry-After")))
+            content = self._endpoint.redact_bytes(response.content)  # before anything is cut: half a key is a secret too
+            return read_reply(response.status_code, content, retry_after_s(response.headers.get("Retry-After")))
         except PassingError as error:
             raise PassingError(self._endpoint.redact(str(error)), error.asked_s) from None
 

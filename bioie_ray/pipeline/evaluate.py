@@ -18,8 +18,8 @@ from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import Answer, Task
-from bioie_ray.dmcr.decision_log import DecisionLog
-from bioie_ray.dmcr.decisions import answer_digest, load_answers, resolve, stale
+from bioie_ray.dmcr.decision_log import DecisionLog, digest_of
+from bioie_ray.dmcr.decisions import Decision, answer_digest, load_answers, resolve, stale
 from bioie_ray.evaluation.score_results import ZERO_SHOT
 from bioie_ray.evaluation.table import SCORES_SCHEMA, score_document, summarise
 from bioie_ray.execution.units import WorkerSpec
@@ -41,24 +41,24 @@ class EvaluateStep(ShardStep):
     dmcr: DmcrStep
 
     @cached_property
-    def decisions(self) -> str:
-        """Digest and number of people's decisions when the step was planned; empty without any."""
-        return DecisionLog(self.dmcr.output).digest()
+    def decided(self) -> tuple[Decision, ...]:
+        """People's decisions when the step was planned. Those of a day's run are counted by the next: what is scored must be what is named."""
+        return tuple(DecisionLog(self.dmcr.output).all())
 
     @cached_property
     def output(self) -> Output:
         """The scores."""
         recipe = self.recipe
+        decisions = digest_of(self.decided)
         payload = {
             "kind": "scores",
             "format_version": FORMAT_VERSION,
             "task": recipe.task,
             "dmcr": self.dmcr.output.fingerprint,
-            "decisions": self.decisions,
+            "decisions": decisions,
             "settings": recipe.evaluate.model_dump(mode="json"),
         }
-        digest, _, number = self.decisions.rpartition("-")
-        version = f"{recipe.version}.d{number}-{digest[:6]}" if digest else recipe.version
+        version = decided_version(recipe.version, decisions)
         return Output(self.dmcr.output.address, f"scores/{recipe.name_of('scores')}@{version}", payload)
 
     @property
@@ -87,7 +87,7 @@ class EvaluateStep(ShardStep):
             "view": self.dmcr.generation.prompts.view,
             "dmcr": self.dmcr.output,
             "output": self.output,
-            "decisions": self.decisions,
+            "decisions": self.decided,
         }
         return WorkerSpec(EvaluateWorker, arguments)
 
@@ -96,6 +96,8 @@ class EvaluateStep(ShardStep):
         table = pa.concat_tables([self.output.read_shard(unit) for unit in sorted(markers)])
         recipe = self.recipe
         num_decided, num_stale = (sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("decided", "stale_decisions"))
+        num_since = len({decision.id for decision in DecisionLog(self.dmcr.output).all()} - {decision.id for decision in self.decided})
+        since = f"{num_since} decisions were made in {self.dmcr.output.location} since this run began; run it again, it then counts them"
         warning = (
             f"{num_stale} answers are others than those that people decided on; these decisions are not counted: bioie review "
             f"{self.dmcr.output.location}"
@@ -108,7 +110,7 @@ class EvaluateStep(ShardStep):
             "decisions": num_decided,
             "stale_decisions": num_stale,
             "summary": summarise(table, self.task, recipe.evaluate),
-            **({"warnings": [warning]} if num_stale else {}),
+            **({"warnings": told} if (told := [*([warning] if num_stale else []), *([since] if num_since else [])]) else {}),
         }
 
     def _method(self) -> str:
@@ -117,18 +119,21 @@ class EvaluateStep(ShardStep):
         return method_name(self.recipe, reranked=selections[0].reranks) if selections else ZERO_SHOT
 
 
+def decided_version(version: str, decisions: str) -> str:
+    """The version of scores in which people's decisions count, told by their digest; without any, the recipe's."""
+    digest, _, number = decisions.rpartition("-")
+    return f"{version}.d{number}-{digest[:6]}" if digest else version
+
+
 class EvaluateWorker:
     """Verdict shard in, scores of each of its answers out."""
 
-    def __init__(self, task: Task, view: View, dmcr: Output, output: Output, decisions: str) -> None:
+    def __init__(self, task: Task, view: View, dmcr: Output, output: Output, decisions: Sequence[Decision]) -> None:
         self._task = task
         self._view = view
         self._dmcr = dmcr
         self._output = output
-        log = DecisionLog(dmcr)
-        self._decisions = log.all()
-        if log.digest() != decisions:
-            raise ValueError(f"decisions were made in {dmcr.location} since this run began; run it again, it then counts them")
+        self._decisions = decisions
 
     def process(self, unit: str) -> None:
         """Score one shard."""

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.output import RECORD, Output
+from bioie_ray.dmcr.decision_log import DecisionLog
 from bioie_ray.evaluation.score_results import ZERO_SHOT, ScoreResult, summary_variants
 from bioie_ray.evaluation.statistics import Comparison, DocumentCounts, paired_bootstrap
 from bioie_ray.evaluation.table import document_counts
+from bioie_ray.pipeline.evaluate import decided_version
 from bioie_ray.pipeline.report_selections import BASELINE
 from bioie_ray.pipeline.report_upstream import Found
 
@@ -36,13 +38,25 @@ _COLUMNS: Final = ("document_id", "repeat", "variant", "strict_tp", "strict_fp",
 
 
 def latest_decisions(found: Sequence[Found]) -> list[Found]:
-    """Of versions of one output that differ in people's decisions only (``1``, ``1.d3-abcdef``), the one with the most decisions."""
-    latest: dict[tuple[str, str], Found] = {}
+    """Of versions of one output that differ in people's decisions only (``1``, ``1.d3-abcdef``), the one of the decisions that stand.
+
+    Where nobody can tell (the verdicts are gone, or no version has these decisions yet), it is the one that was made last.
+    """
+    versions: dict[tuple[str, str], list[Found]] = {}
     for output, record in found:
-        place = (output.address.url, _DECIDED.sub("", output.key))
-        if place not in latest or _decided(record) > _decided(latest[place][1]):
-            latest[place] = (output, record)
-    return list(latest.values())
+        versions.setdefault((output.address.url, _DECIDED.sub("", output.key)), []).append((output, record))
+    return [entries[0] if len(entries) == 1 else _standing(place, entries) for (_, place), entries in versions.items()]
+
+
+def _standing(place: str, versions: Sequence[Found]) -> Found:
+    name, _, version = place.partition("/")[2].rpartition("@")
+    verdicts = Output(versions[0][0].address, f"dmcr/{name}@{version}")
+    if verdicts.store.exists(f"{verdicts.key}/{RECORD}"):
+        key = f"scores/{name}@{decided_version(version, DecisionLog(verdicts).digest())}"
+        of_now = next((entry for entry in versions if entry[0].key == key), None)
+        if of_now is not None:
+            return of_now
+    return max(versions, key=lambda entry: (str(entry[1]["timings"]["finished"]), _decided(entry[1]), entry[0].key))
 
 
 def read_scores(found: Sequence[Found], names: Callable[[Output], str]) -> tuple[ScoreResult, ...]:

@@ -22,7 +22,7 @@ _COLUMNS = (
 )  # fmt: skip
 _MAX_NAMED = 10
 _ADVICE = (
-    "Decide on these answers anew, on the page or in a new --export; decisions without answer_digest get theirs when they are exported by this "
+    "Where the answer is another now, decide anew, on the page or in a new --export; decisions without answer_digest get theirs when they are exported by this "
     "release from the output that they were made on"
 )
 

@@ -21,6 +21,8 @@ from bioie_ray.config.recipe import Recipe, resolve
             "an adapter cannot be put on a model behind an endpoint",
         ),
         ({"endpoint": {"url": "http://me:secret@h/v1"}}, "the URL holds a user or password"),
+        ({"endpoint": {"url": "https://h/v1?api-version=2&api-key=abc"}}, "the URL holds a parameter `api-key`"),
+        ({"endpoint": {"url": "https://h/v1?key=abc"}}, "the URL holds a parameter `key`"),
         ({"endpoint": {"max_usd": 1.0}}, r"endpoint\.max_usd needs prices"),
         ({"temperature": -1}, "greater than or equal to 0"),
     ],

@@ -53,6 +53,17 @@ def test_what_was_decided_elsewhere_is_taken_once(tmp_path: Path) -> None:
     assert len(log.all()) == 4
 
 
+def test_another_content_of_a_known_decision_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    queue, log = a_queue(), a_log(tmp_path)
+    import_jsonl(filled(export_jsonl(queue, log), d10071832_1={"choice": "b", "reviewer": "Cy"}), queue, log)
+    before = log.all()
+    done = import_jsonl(filled(export_jsonl(queue, log), d10071832_1={"reviewer": "Di"}), queue, log)
+    assert (done.num_added, log.all()) == (0, before)
+    (told,) = done.not_taken
+    assert f"decision {before[0].id} is in the log with another content" in told
+    assert f"set `seen` to {before[0].id}" in told
+
+
 def test_whoever_decided_here_meanwhile_stays(tmp_path: Path) -> None:
     queue, log = a_queue(), a_log(tmp_path)
     text = filled(export_jsonl(queue, log), d10071832_1={"choice": "b", "reviewer": "Cy"})

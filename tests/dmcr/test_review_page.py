@@ -201,6 +201,32 @@ def test_a_key_never_decides_about_what_is_not_shown_yet(review: Review) -> None
     assert review.log.all() == []
 
 
+def test_what_another_decides_never_moves_a_key_to_an_answer_that_is_not_shown(review: Review) -> None:
+    ada, bo = review.open("Ada"), review.open("Bo")
+    late: list[Any] = []
+
+    def hold(route: Any) -> None:
+        """The answer to Ada's poll, which comes when she has gone on."""
+        late.append(route)
+
+    ada.route("**/api/items/0", hold, times=1)
+    bo.keyboard.press("b")
+    at(bo, 2)
+    for _ in range(100):
+        ada.wait_for_timeout(200)
+        if late:
+            break
+    assert len(late) == 1
+    ada.keyboard.press("j")
+    at(ada, 2)
+    late[0].continue_()
+    ada.wait_for_timeout(400)
+    ada.keyboard.press("a")
+    at(ada, 3)
+    assert review.log.standing(ITEMS[0].key).winner.reviewer == "Bo"  # type: ignore[union-attr]
+    assert review.log.standing(ITEMS[1].key).winner.reviewer == "Ada"  # type: ignore[union-attr]
+
+
 def test_texts_and_answers_are_text(review: Review) -> None:
     page = review.open()
     page.locator("#list button").nth(5).click()

@@ -18,6 +18,7 @@ from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.dmcr.decision_log import DecisionLog
 from bioie_ray.dmcr.decisions import Decision, answer_digest, new_id
+from bioie_ray.pipeline.evaluate import EvaluateWorker
 from bioie_ray.prompting.answers import format_list
 
 NUM_TEST = 6
@@ -112,6 +113,28 @@ def test_a_decision_makes_other_scores_and_keeps_the_ones_before(store: Path, se
     assert record(store / "scores/r@1")["summary"] == before
     corrected = [row for row in rows(after) if row["variant"] == "corrected" and row["document_id"] == "t041" and row["repeat"] == 1]
     assert [(row["strict_tp"], row["strict_fn"], row["undecided"]) for row in corrected] == [(len(answers), 0, False)]
+
+
+def test_a_decision_made_while_a_run_is_under_way_is_counted_by_the_next(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process, log = EvaluateWorker.process, DecisionLog(Output(StoreAddress(str(tmp_path / "store")), "dmcr/r@1"))
+
+    def decided_meanwhile(worker: EvaluateWorker, unit: str) -> None:
+        if not log.all():
+            id_, time = new_id()
+            log.add(Decision("t041", 1, "edit", ("x",), "me", time, id_, ""))
+        process(worker, unit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EvaluateWorker, "process", decided_meanwhile)
+        store = run(tmp_path, **settings)
+    first = record(store / "scores/r@1")
+    assert first["decisions"] == 0
+    assert [warning.partition(" since ")[0].partition(" in ")[0] for warning in first["warnings"]] == ["1 decisions were made"]
+    run(tmp_path, **settings)
+    (after,) = [path for path in (store / "scores").iterdir() if path.name.startswith("r@1.d1-")]
+    assert record(after)["decisions"] == 1
 
 
 def test_a_decision_about_another_answer_is_not_applied_but_reported(

@@ -17,6 +17,9 @@ from scored_store import CORPORA, Run, answers_of, finish, review_table, score, 
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
+from bioie_ray.dmcr.decision_log import DecisionLog
+from bioie_ray.dmcr.decisions import Decision, new_id
+from bioie_ray.pipeline.evaluate import decided_version
 from bioie_ray.pipeline.report import make_report
 
 RUNS = (
@@ -146,7 +149,7 @@ def test_scores_outlive_the_answers_they_were_made_from(store: Path, tmp_path: P
 
 
 def reviewed_again(store: Path, versions: Sequence[tuple[str, int]]) -> None:
-    """Scores of the best run in which people decided on what was left."""
+    """Scores of the best run in which people decided on what was left, one made after the other."""
     corpus = Output(StoreAddress(str(store)), "corpora/embedded_bc5cdr@1")
     below = Output(StoreAddress(str(store)), f"dmcr/{BEST.key}@1")
     for version, decided in versions:
@@ -154,15 +157,39 @@ def reviewed_again(store: Path, versions: Sequence[tuple[str, int]]) -> None:
         score(store, BEST, answered, [below, corpus], version, decided)
 
 
-def test_of_versions_that_differ_in_decisions_the_one_with_most_is_shown(store: Path, tmp_path: Path) -> None:
+def shown(store: Path, folder: Path) -> list[tuple[str, int, str]]:
+    page = make_report([str(store)], folder / "report.html")
+    found = [result for result in whole(page)["scores"] if result["method"] == BEST.method]
+    return [(result["source"].rpartition("@")[2], result["num_decisions"], result["setting"]) for result in found]
+
+
+def test_of_versions_that_differ_in_decisions_the_one_of_those_that_stand_is_shown(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    log = DecisionLog(Output(StoreAddress(str(copy)), f"dmcr/{BEST.key}@1"))
+    versions, seen = [], ""
+    for choice, answers in (("edit", ("wrong",)), ("edit", ("right",)), ("undo", None), ("undo", None)):
+        made = log.add(Decision("d", 1, choice, answers, "me", *reversed(new_id(after=seen)), seen))
+        seen = made.id
+        versions.append(decided_version("1", log.digest()))
+        if versions[-1] not in versions[:-1] and versions[-1] != "1":
+            reviewed_again(copy, [(versions[-1], 1)])
+        assert shown(copy, tmp_path) == [(versions[-1], int(versions[-1] != "1"), "")]
+    assert versions[0] != versions[1]
+    assert versions[-1] == "1"
+
+
+def test_of_versions_whose_decisions_nobody_can_tell_the_last_is_shown(store: Path, tmp_path: Path) -> None:
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
     reviewed_again(copy, [("1.d10-abcdef", 10), ("1.d9-fedcba", 9)])
-    page = make_report([str(copy)], tmp_path / "report.html")
-    shown = [result for result in whole(page)["scores"] if result["method"] == BEST.method]
-    assert [(result["source"], result["num_decisions"], result["setting"]) for result in shown] == [
-        (f"scores/{BEST.key}@1.d10-abcdef", 10, "")
-    ]
+    shutil.rmtree(copy / "dmcr")
+    for version, hour in (("1", 1), ("1.d10-abcdef", 2), ("1.d9-fedcba", 3)):
+        path = copy / f"scores/{BEST.key}@{version}/record.json"
+        made = json.loads(path.read_text())
+        made["timings"]["finished"] = f"2026-01-01T0{hour}:00:00+00:00"
+        path.write_text(json.dumps(made))
+    assert shown(copy, tmp_path) == [("1.d9-fedcba", 9, "")]
 
 
 def test_runs_that_differ_in_a_setting_are_told_apart_by_it(store: Path, tmp_path: Path) -> None:

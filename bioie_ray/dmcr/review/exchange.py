@@ -12,7 +12,7 @@ to 0.3 wrote them, that is not in the log already: nobody can say what it is abo
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -54,11 +54,11 @@ def import_jsonl(text: str, queue: Queue, log: DecisionLog, name: str = "the fil
     """
     decisions = []
     not_taken = []
-    known_ids = {decision.id for decision in log.all()}
+    known = {decision.id: decision for decision in log.all()}
     for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         if line.strip():
             try:
-                decision = _read_line(parse_object(line), queue, known_ids)
+                decision = _read_line(parse_object(line), queue, known)
             except _OtherAnswerError as error:
                 not_taken.append(f"line {number}: {error}")
                 continue
@@ -68,14 +68,19 @@ def import_jsonl(text: str, queue: Queue, log: DecisionLog, name: str = "the fil
     return replace(log.merge(decisions), not_taken=tuple(not_taken))
 
 
-def _read_line(values: dict[str, Any], queue: Queue, known_ids: Collection[str]) -> Decision | None:
+def _read_line(values: dict[str, Any], queue: Queue, known: Mapping[str, Decision]) -> Decision | None:
     if "id" not in values:
         unknown = sorted(values.keys() - _OPEN)
         if unknown:
             raise ValueError(f"{', '.join(unknown)} is unknown; an open answer has {', '.join(sorted(_OPEN))}")
         return None if values.get("choice") is None else _filled_in(values, queue)
     decision = Decision.from_fields(values)
-    if decision.id in known_ids:
+    if decision.id in known:
+        if decision.substance != known[decision.id].substance:
+            raise _OtherAnswerError(
+                f"{decision.document_id}, repeat {decision.repeat}: decision {decision.id} is in the log with another content, and what was decided "
+                f"stays; to replace it, take `id` and `time` out of the line and set `seen` to {decision.id}"
+            )
         return decision
     item = _item(values, decision.answer_digest, queue)
     if decision.answers is not None:

@@ -391,7 +391,7 @@ async function importFile(event) {
     const { added, known, refused, not_taken } = await ask("/api/import", { name: file.name, text: await file.text() });
     await refresh();
     await go(state.number);
-    const more = not_taken.length ? "The lines above are about other answers than this output has and were not taken: decide on those anew." : "";
+    const more = not_taken.length ? "The lines above were not taken: each says why." : "";
     const counts = `${added} added, ${known} known already, ${refused} refused because somebody decided first.`;
     notify(`${file.name}: ${counts}`, not_taken.slice(0, 10), more, !refused && !not_taken.length);
   } catch (error) {
@@ -434,8 +434,11 @@ async function poll() {
   try {
     await refresh();
     const entry = state.queue[state.number];
-    if (entry && state.item && entry.head !== state.item.standing.head && !state.saving && $("#editor").hidden) {
-      state.item = await ask(`/api/items/${state.number}`);
+    if (!entry || !state.item || entry.head === state.item.standing.head || state.saving || state.loading || !$("#editor").hidden) return;
+    const number = state.number, about = state.item, item = await ask(`/api/items/${number}`);
+    // Meanwhile somebody may have gone on, decided, or begun to edit: what is decided next must be about what is shown.
+    if (state.number === number && state.item === about && !state.saving && !state.loading && $("#editor").hidden) {
+      state.item = item;
       drawState();
     }
   } catch { /* said when something is to be saved */ }
