@@ -2,6 +2,7 @@
 """Pictures of measurements that no benchmark draws itself.
 
     scripts/plot_benchmarks.py coverage REPORT.csv --out coverage.svg      gold coverage of each method, from `bioie report`
+    scripts/plot_benchmarks.py examples REPORT.scores.csv --out examples.svg    F1 against the number of examples, from `bioie report`
     scripts/plot_benchmarks.py dpop STORE [STORE ...] --out dpop.svg       DPO-Positive beside DPO, from `dfpo_small_models.yaml`
 
 ``dpop`` reads what trainings wrote into their ``metrics.jsonl``. One panel a task and metric: the chosen answers' log-ratio to the reference,
@@ -60,6 +61,29 @@ def coverage(table: Path) -> Any:
     return figure
 
 
+def examples(table: Path) -> Any:
+    """A panel a task, a line a method: corrected F1 against the number of examples, with intervals over documents."""
+    with table.open(encoding="utf-8") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["variant"] == "corrected" and row["repeat"] == "all"]
+    tasks = sorted({row["task"] for row in rows})
+    methods = sorted({row["method"] for row in rows if row["num_examples"] != "0"})
+    figure, axes = plt.subplots(1, len(tasks), figsize=(4.5 * len(tasks), 3.4), squeeze=False, layout="constrained")
+    for axis, task in zip(axes[0], tasks, strict=True):
+        for place, method in enumerate(methods):
+            mine = sorted(
+                (int(row["num_examples"]), *(100 * float(row[name]) for name in ("f1", "f1_low", "f1_high")))
+                for row in rows
+                if row["task"] == task and (row["method"] == method or row["num_examples"] == "0")
+            )
+            at = [number + 0.08 * (place - (len(methods) - 1) / 2) * (number > 0) for number, *_ in mine]
+            axis.plot(at, [f1 for _, f1, *_ in mine], "o-", color=f"C{place}", lw=1.5, ms=4, label=method)
+            axis.vlines(at, [low for *_, low, _ in mine], [high for *_, high in mine], color=f"C{place}", lw=1)
+        axis.set(title=task, xlabel="examples in the prompt (0: zero-shot)", ylabel="F1, %, 95 % interval", ylim=(0, None))
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
+        axis.grid(axis="y", lw=0.4)
+    return figure
+
+
 def read(stores: Sequence[Path]) -> Trainings:
     """What was logged at every step of every finished training of pairs."""
     found: Trainings = defaultdict(list)
@@ -103,11 +127,14 @@ def dpop(stores: Sequence[Path]) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("coverage", "dpop"))
+    parser.add_argument("what", choices=("coverage", "examples", "dpop"))
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE", help="a report's CSV file, or stores")
     parser.add_argument("--out", type=Path, required=True, help=".svg or .png")
     arguments = parser.parse_args()
-    figure = coverage(arguments.sources[0]) if arguments.what == "coverage" else dpop(arguments.sources)
+    if arguments.what == "dpop":
+        figure = dpop(arguments.sources)
+    else:
+        figure = {"coverage": coverage, "examples": examples}[arguments.what](arguments.sources[0])
     figure.savefig(arguments.out, metadata={"Date": None} if arguments.out.suffix == ".svg" else None)
 
 

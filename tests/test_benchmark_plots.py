@@ -27,6 +27,20 @@ def test_coverage_has_a_panel_a_task_with_the_best_method_on_top(plots: ModuleTy
     assert means == [10, 50]
 
 
+def test_every_method_begins_at_zero_shot_and_only_whole_corrected_scores_are_drawn(plots: ModuleType, tmp_path: Path) -> None:
+    lines = ["task,method,num_examples,variant,repeat,f1,f1_low,f1_high"]
+    for method, number, f1 in (("zero-shot", 0, 0.05), ("ders", 3, 0.2), ("ders", 1, 0.1), ("bm25", 3, 0.4)):
+        lines += [
+            f"a,{method},{number},{variant},{repeat},{f1},{f1 / 2},{2 * f1}" for variant in ("raw", "corrected") for repeat in ("all", 1)
+        ]
+    table = tmp_path / "report.scores.csv"
+    table.write_text("\n".join(lines) + "\n")
+    (axis,) = plots.examples(table).axes
+    drawn = {line.get_label(): ([round(x) for x in line.get_xdata()], list(line.get_ydata())) for line in axis.lines}
+    assert drawn == {"bm25": ([0, 3], [5, 40]), "ders": ([0, 1, 3], [5, 10, 20])}
+    assert [path.vertices[:, 1].tolist() for path in axis.collections[0].get_paths()] == [[2.5, 10], [20, 80]]
+
+
 def test_dpop_is_told_from_dpo_by_the_record_and_seeds_are_averaged(plots: ModuleType, tmp_path: Path) -> None:
     for name, penalty, values in (("one", 2.0, (0.0, 0.2)), ("two", 2.0, (0.2, 0.4)), ("plain", 0.0, (0.0, -0.6))):
         folder = tmp_path / f"models-dpop/{name}@1"

@@ -56,12 +56,17 @@ class UnitFailure:
 
 
 class UnitsFailedError(ValueError):
-    """Some units failed; each other one is done. The message lists unit and reason."""
+    """Some units failed; each other one is done. The message lists units and reason."""
 
     def __init__(self, what: str, failures: Sequence[UnitFailure]) -> None:
         self.failures = tuple(failures)
-        shown = "\n".join(f"  {f.unit}: {f.reason}" for f in failures[:_SHOWN])
-        more = f"\n  ... and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+        self.what = what
+        by_reason: dict[str, list[str]] = {}
+        for failure in failures:
+            by_reason.setdefault(failure.reason, []).append(failure.unit)
+        lines = [f"  {units[0]}{f' and {len(units) - 1} more' if len(units) > 1 else ''}: {reason}" for reason, units in by_reason.items()]
+        shown = "\n".join(lines[:_SHOWN])
+        more = f"\n  ... and {len(lines) - _SHOWN} more reasons" if len(lines) > _SHOWN else ""
         super().__init__(
             f"{what}: {len(failures)} {'unit' if len(failures) == 1 else 'units'} failed:\n{shown}{more}\n"
             "Mend the cause and run the same command again; what is done is not done again."

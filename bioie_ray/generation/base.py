@@ -16,6 +16,12 @@ class EngineError(ValueError):
     """A model or server that cannot be used; the message says which and what to do."""
 
 
+class EngineLostError(EngineError):
+    """Whoever asks the same engine next would meet the same: a server without an answer, or one that does not take the key."""
+
+    ends_affinity = True
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One answer that is wanted. ``text`` is the prompt as a local model sees it, ``messages`` what a chat server gets.

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 import httpx2
 
 from bioie_ray.config.generation import ModelSettings
-from bioie_ray.generation.base import EngineError, Request, Sampling
+from bioie_ray.generation.base import EngineError, EngineLostError, Request, Sampling
 from bioie_ray.generation.endpoint_limits import retry_after_s
 from bioie_ray.generation.endpoint_replies import LastingError, PassingError, Reply, read_reply
 from bioie_ray.generation.structure import schema
@@ -27,6 +27,7 @@ _MODELS_TIMEOUT_S: Final = 10.0
 _MAX_NAMED: Final = 10
 # Local servers are given "x" or "none" for a key, which would be struck out of every word.
 _SHORTEST_SECRET: Final = 5
+_LOST: Final = frozenset({401, 402, 403, 429})  # about who asks, not about what is asked (429 is here where a quota is used up)
 _ADVICE: Final = {
     400: "the message says what it does not take; generate.structured, endpoint.sends_seed, a smaller max_new_tokens and shorter prompts (prompt.max_tokens with "
     "generate.tokenizer) are the usual ones",
@@ -116,7 +117,8 @@ class EndpointClient:
             if key == "max_tokens" and error.status == 400 and "max_completion_tokens" in str(error):
                 self._length_key = "max_completion_tokens"  # what OpenAI's newer models call it, and many servers do not know
                 return await self.ask(request)
-            raise EngineError(await self._refused(request, error)) from None
+            kind = EngineLostError if error.status in _LOST else EngineError
+            raise kind(await self._refused(request, error)) from None
 
     def _has_room_for_answers(self, context: int | None) -> bool:
         """Else every request is too long, and it is the settings that have to change."""

@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from bioie_ray.config.generation import ModelSettings
-from bioie_ray.generation.base import Completion, EngineError, OnChunk, Request, Sampling, Tokens
+from bioie_ray.generation.base import Completion, EngineError, EngineLostError, OnChunk, Request, Sampling, Tokens
 from bioie_ray.generation.endpoint_client import Endpoint, EndpointClient
 from bioie_ray.generation.endpoint_limits import Budget, Pace, wait_s
 from bioie_ray.generation.endpoint_replies import PassingError, Reply
@@ -101,6 +101,7 @@ class _Run:
         self._on_chunk = on_chunk
         self._hand_over = hand_over
         self._over = asyncio.Event()
+        self._num_answered = 0
         self.failure: Exception | None = None
 
     async def work(self, left: Iterator[Chunk]) -> None:
@@ -130,13 +131,16 @@ class _Run:
             except PassingError as problem:
                 num_tries += 1
                 if num_tries > endpoint.max_retries:
-                    raise EngineError(self._gave_up(request, problem, num_tries, time.monotonic() - began)) from None
+                    # Where none of a unit's requests had an answer, it is the server.
+                    kind = EngineError if self._num_answered else EngineLostError
+                    raise kind(self._gave_up(request, problem, num_tries, time.monotonic() - began)) from None
                 pause_s = wait_s(num_tries, endpoint.max_wait_s, random.random(), problem.asked_s)  # noqa: S311 - no result hangs on it
                 _LOG.info(
                     "%s: try %d of %d failed (%s), the next in %.1f s", request.id, num_tries, endpoint.max_retries + 1, problem, pause_s
                 )
                 await self._sleep(pause_s)
             else:
+                self._num_answered += 1
                 self._engine.budget.add(reply.num_prompt_tokens, reply.num_answer_tokens)
                 return self._completion(request, reply)
 

@@ -86,8 +86,9 @@ def model_identity(settings: ModelSettings, made_by: Output | None = None) -> di
 
 
 def affinity(settings: ModelSettings) -> str:
-    """Units with the same one share a loaded model."""
-    return f"{settings.engine} {settings.model} {settings.adapter} {settings.dtype}"
+    """Units with the same one share a loaded model, or a server."""
+    server = f" {settings.endpoint.url} {settings.endpoint.key_variable}" if settings.engine == "openai" else ""
+    return f"{settings.engine} {settings.model} {settings.adapter} {settings.dtype}{server}"
 
 
 def finish_asking(output: Output, settings: ModelSettings, markers: Mapping[str, Marker]) -> dict[str, Any]:

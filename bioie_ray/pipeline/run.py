@@ -49,18 +49,33 @@ def run_plan(steps: Sequence[Step], progress: Progress, *, attempt: int = 1) -> 
 
     Raises:
         DriftError: an output of another fingerprint has the version.
-        UnitsFailedError: some units failed; steps of later kinds were not started.
+        UnitsFailedError: some units failed; what does not need them was done all the same: one model that cannot be had costs a grid of
+            models its own cells and no other.
         ValueError: a step refused to finish (too much in quarantine, say).
     """
     ordered = sorted(steps, key=_rank)
     for step in ordered:
         step.output.check_drift()  # before any work, not after an hour of it
     meter = Meter(attempt)
+    failed: list[UnitsFailedError] = []
     try:
         for _, same_kind in itertools.groupby(ordered, key=_rank):
-            _run_group(list(same_kind), progress, meter)
+            group = list(same_kind)
+            if failed:
+                ready = [step for step in group if all(needed.output.is_finished() for needed in step.inputs)]
+                if len(ready) < len(group):
+                    progress.line(f"{group[0].what}: {len(group) - len(ready)} of {len(group)} outputs wait for what failed")
+                group = ready
+            try:
+                _run_group(group, progress, meter)
+            except UnitsFailedError as error:
+                failed.append(error)
     finally:
         meter.stop()
+    if len(failed) == 1:
+        raise failed[0]
+    if failed:
+        raise UnitsFailedError("; ".join(error.what for error in failed), [failure for error in failed for failure in error.failures])
 
 
 def _rank(step: Step) -> int:

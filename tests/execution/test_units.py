@@ -98,10 +98,13 @@ def test_a_unit_that_always_kills_its_actor_is_reported_not_tried_for_ever(tmp_p
     assert outcomes == dict.fromkeys(u for u in UNITS if u != "u3")
 
 
-def test_the_error_lists_units_and_says_what_to_do() -> None:
-    error = UnitsFailedError("embedding", [UnitFailure(f"train-{i:05d}", "disk full", "") for i in range(25)])
-    text = str(error)
-    assert "embedding: 25 units failed:" in text
-    assert "train-00003: disk full" in text
-    assert "and 5 more" in text
-    assert "what is done is not done again" in text
+def test_the_error_lists_units_by_their_reason_and_says_what_to_do() -> None:
+    failures = [UnitFailure(f"train-{i:05d}", "disk full" if i % 2 else f"bad {i}", "") for i in range(50)]
+    text = str(UnitsFailedError("embedding", failures))
+    assert text.startswith(
+        "embedding: 50 units failed:\n  train-00000: bad 0\n  train-00001 and 24 more: disk full\n  train-00002: bad 2\n"
+    )
+    assert "\n  ... and 6 more reasons\n" in text
+    assert "bad 38" not in text
+    assert "run the same command again" in text
+    assert "1 unit failed" in str(UnitsFailedError("embedding", failures[:1]))

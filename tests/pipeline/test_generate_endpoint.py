@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pipeline_builders import documents, make_recipe, record, rows, text_of, write_corpus
 
+from bioie_ray.execution.units import UnitsFailedError
 from bioie_ray.pipeline.job import main, run_recipe
 from bioie_ray.pipeline.show_prompt import show_prompt
 
@@ -304,6 +305,50 @@ def test_no_server_at_all_is_one_sentence(asking: Asking, server: FakeEndpoint) 
     code, said = asking(server.url, max_retries=1)
     assert code == 1
     assert "no connection" in the_sentence(said)
+
+
+@pytest.mark.parametrize(
+    ("reply", "num_tries"), [(lambda: error(401, "no such key"), 1), (lambda: error(503, "gone"), 4)], ids=["refuses the key", "is gone"]
+)
+def test_a_server_that_is_lost_is_asked_by_one_unit_and_costs_a_grid_its_own_cells_alone(
+    server: FakeEndpoint, tmp_path: Path, source: str, capfd: pytest.CaptureFixture[str], reply: Callable[[], Reply], num_tries: int
+) -> None:
+    asked: list[str] = []
+
+    def respond(number: int, body: Json) -> Reply:
+        if body["model"] == "good":
+            return say(number, body)
+        asked.append(body["model"])
+        return reply()
+
+    server.respond, server.models = respond, ["good", "gated"]
+    endpoint = {"url": server.url, "concurrency": 1, "max_retries": 3, "max_wait_s": 0.01}
+    recipe = make_recipe(
+        tmp_path,
+        job="evaluate",
+        source=source,
+        task="bc5cdr_disease",
+        prepare={"documents_per_shard": 16},
+        prompt={"num_examples": 0},
+        generate={"engine": "openai", "model": "good", "repeats": 2, "endpoint": endpoint},
+        dmcr={"evaluators": []},
+        matrix={"generate": [{"label": "bad", "model": "gated"}, {"label": "good", "model": "good"}]},
+    )
+    with pytest.raises(UnitsFailedError) as caught:
+        run_recipe(recipe)
+    assert len(asked) == num_tries
+    told = str(caught.value).splitlines()
+    assert "8 units failed" in told[0]
+    assert [line.split(": ")[1].partition(",")[0] for line in told[2:-1]] == ["not tried any more"]
+    assert " and 6 more: " in told[2]
+    assert record(tmp_path / "store/scores/r-good@1")["summary"]
+    assert sorted(path.name for path in (tmp_path / "store/scores").iterdir()) == ["r-good@1"]
+    said = capfd.readouterr().err
+    assert "1 of 2 outputs wait for what failed" in said
+
+    server.respond = say
+    run_recipe(recipe)
+    assert sorted(path.name for path in (tmp_path / "store/scores").iterdir()) == ["r-bad@1", "r-good@1"]
 
 
 @pytest.mark.slow
