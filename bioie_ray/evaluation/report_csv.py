@@ -45,7 +45,14 @@ def scores_csv(scores: Iterable[ScoreResult]) -> str:
     for result in scores:
         for variant, score in result.variants.items():
             first: list[object] = [result.task, result.model, result.method, result.setting, result.num_examples, variant]
-            last: list[object] = [result.num_documents, result.num_repeats, result.num_decisions, result.source]
+            last: list[object] = [
+                result.num_documents,
+                result.num_repeats,
+                result.num_decisions,
+                result.mean_examples,
+                result.num_not_asked,
+                result.source,
+            ]
             rows.append([*first, "all", *_run_cells(result, score, corrected=variant == "corrected"), *last])
             width = len(others) + len(compared) + len(errors)
             for row in score.repeats:
@@ -53,7 +60,7 @@ def scores_csv(scores: Iterable[ScoreResult]) -> str:
                 numbers = [getattr(row, name) for name in totals]
                 rows.append([*first, row.repeat, *single, "", "", *numbers, *[""] * width, *last])
     header = [*run, *spreads, "f1_low", "f1_high", *totals, *others, *compared, *errors]
-    return _text([*header, "num_documents", "num_repeats", "num_decisions", "source"], rows)
+    return _text([*header, "num_documents", "num_repeats", "num_decisions", "mean_examples", "num_not_asked", "source"], rows)
 
 
 def training_csv(stages: Iterable[StageSummary]) -> str:

@@ -83,6 +83,7 @@ class VariantScore:
 class ScoreResult:
     """One run: a model asked about a task's documents with examples of one method.
 
+    ``mean_examples`` were in a prompt, ``num_examples`` less those that did not fit; ``num_not_asked`` answers are none because the query did not.
     ``setting`` says what sets runs apart that are otherwise the same (``generate.structured true``), commonly nothing.
     ``against`` compares corrected F1 with that of the ``baseline`` with as many examples, where there is one over the same documents.
     """
@@ -98,6 +99,8 @@ class ScoreResult:
     symmetric: bool = False
     setting: str = ""
     num_decisions: int = 0
+    mean_examples: float | None = None
+    num_not_asked: int = 0
     confidence: float = 0.95
     baseline: str = "ders"
     against: Comparison | None = None

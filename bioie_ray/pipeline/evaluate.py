@@ -107,11 +107,19 @@ class EvaluateStep(ShardStep):
             "model": model_name(recipe.generate.model),
             "method": self._method(),
             "num_examples": recipe.prompt.num_examples,
+            **self._asked(),
             "decisions": num_decided,
             "stale_decisions": num_stale,
             "summary": summarise(table, self.task, recipe.evaluate),
             **({"warnings": told} if (told := [*([warning] if num_stale else []), *([since] if num_since else [])]) else {}),
         }
+
+    def _asked(self) -> dict[str, Any]:
+        """What the scores cannot show: examples that did not fit into prompts, and answers that are none because a query did not."""
+        generation = self.dmcr.generation
+        prompts = generation.prompts.output.record()["counts"]
+        mean = prompts["examples"] / prompts["prompts"] if prompts["prompts"] else 0.0
+        return {"mean_examples": round(mean, 3), "not_asked": generation.output.record()["counts"]["not_asked"]}
 
     def _method(self) -> str:
         """How examples were chosen, as tables show it."""

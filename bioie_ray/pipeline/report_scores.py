@@ -98,6 +98,8 @@ def _result(output: Output, record: Mapping[str, Any], setting: str, names: Call
         symmetric=bool(summary["symmetric"]),
         setting=setting,
         num_decisions=_decided(record),
+        mean_examples=float(record.get("mean_examples", record["num_examples"])),
+        num_not_asked=int(record.get("not_asked", 0)),
         confidence=float(summary["confidence"]),
         baseline=BASELINE,
     )

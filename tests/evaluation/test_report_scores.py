@@ -188,7 +188,7 @@ def test_what_the_grid_lacks_is_named(tmp_path: Path) -> None:
     }
     page = build(lacking, tmp_path)
     text = text_of(page)
-    assert "5 of the 10 combinations of what was seen have no finished scores" in text
+    assert "5 of the 10 combinations of what has scores here have none themselves" in text
     assert "task_b, small, zero-shot" in text
     assert "task_a, small, bm25, 3 examples" in text
     assert list(page.values("class")).count("lacking") == 5
@@ -196,7 +196,7 @@ def test_what_the_grid_lacks_is_named(tmp_path: Path) -> None:
 
 def test_a_whole_grid_lacks_nothing(data: ReportData, tmp_path: Path) -> None:
     assert data.missing == ()
-    assert "None: all 3 combinations of what was seen are scored." in text_of(build(data, tmp_path))
+    assert "None: all 3 combinations of what has scores here are scored." in text_of(build(data, tmp_path))
 
 
 def test_several_tasks_are_summed_up_by_how_many_were_won(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from bioie_ray.corpora.tasks import get_task, gold
 from bioie_ray.dmcr.decision_log import DecisionLog
 from bioie_ray.dmcr.decisions import Decision, answer_digest, new_id
 from bioie_ray.pipeline.evaluate import EvaluateWorker
+from bioie_ray.pipeline.report import make_report
 from bioie_ray.prompting.answers import format_list
 
 NUM_TEST = 6
@@ -196,6 +197,20 @@ def test_a_query_that_is_too_long_counts_as_unanswered(settings: dict[str, Any],
     assert {row["finish"] for row in rows(store / "generations/r@1") if row["document_id"] == "t099"} == {"not_asked"}
     assert {(row["verdict"], row["reason"]) for row in rows(store / "dmcr/r@1") if row["document_id"] == "t099"} == {("none", "not_asked")}
     assert sum(row["strict_fn"] for row in rows(store / "scores/r@1") if row["document_id"] == "t099") == 6  # repeats x variants
+    assert record(store / "scores/r@1")["not_asked"] == record(store / "generations/r@1")["counts"]["not_asked"] > 0
+    html = make_report([str(store)], tmp_path / "report.html").read_text()
+    assert "not asked, too long</span>" in html
+
+
+def test_examples_that_do_not_fit_are_in_scores_and_report(store: Path, settings: dict[str, Any], tmp_path: Path) -> None:
+    longest = max(row["num_tokens"] for row in rows(store / "prompts/r@1"))
+    store = run(tmp_path, **{**settings, "prompt": {"num_examples": 2, "max_tokens": longest - 1}})
+    counts = record(store / "prompts/r@1")["counts"]
+    assert counts["examples_dropped"] > 0
+    mean = record(store / "scores/r@1")["mean_examples"]
+    assert mean == pytest.approx(counts["examples"] / counts["prompts"], abs=1e-3)
+    assert mean < 2
+    assert f"{mean:.1f} fitted</span>" in make_report([str(store)], tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize("limit", ["max_document_tokens", "max_tokens"])

@@ -202,6 +202,17 @@ def test_runs_that_differ_in_a_setting_are_told_apart_by_it(store: Path, tmp_pat
     assert "similarity + reranker (generate.temperature 0.0)" in page.read_text()
 
 
+def test_runs_over_other_repeats_say_so_in_their_rows(store: Path, page: Path, tmp_path: Path) -> None:
+    assert "the runs are over different documents or repeats" not in page.read_text()
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    write_run(copy, replace(RUNS[1], num_examples=1, repeats=1, name="once"))
+    html = make_report([str(copy)], tmp_path / "report.html").read_text()
+    assert html.count("the runs are over different documents or repeats") == 1
+    assert ", 1 repeat</span>" in html
+    assert f", {BEST.repeats} repeats</span>" in html
+
+
 def test_what_a_person_decided_is_not_shown_as_undecided(tmp_path: Path) -> None:
     one = Run("bc5cdr_disease", "zero-shot", 0, 0.0, repeats=1)
     store = write_scores(tmp_path, [one])
