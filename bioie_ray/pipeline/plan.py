@@ -121,13 +121,10 @@ class Planner:
         return step
 
     def _held_out(self, recipe: Recipe) -> HeldOut:
-        """Test documents of the tasks held out and of those that instruction data is made of; dev documents that score a model."""
+        """Test documents of the tasks held out and of those that instruction data is made of; dev documents that score a model in training."""
         test = self._corpora(recipe, [*_held_out_tasks(recipe), *_source_tasks(recipe)])
         questions = self._dev_questions(recipe)
-        dev = dict(questions.corpora) if questions else {}
-        if recipe.select.queries == "dev" and recipe.generate.model.startswith(STAGE_PREFIX):
-            dev |= self._corpora(recipe, [recipe.task])
-        return HeldOut(test, dev, recipe.select.dev_share, recipe.seed)
+        return HeldOut(test, questions.corpora if questions else {}, recipe.select.dev_share, recipe.seed)
 
     def _corpora(self, recipe: Recipe, tasks: Iterable[TaskName]) -> dict[CorpusName, Step]:
         """The corpora of some tasks, by name."""

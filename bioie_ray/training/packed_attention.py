@@ -42,7 +42,7 @@ def sdpa_by_conversation(
     Returns:
         [B, L, heads, width], and no weights.
     """
-    if cu_seq_lens_q is None or attention_mask is None:
+    if cu_seq_lens_q is None or attention_mask is None or options.get("position_bias") is not None:
         output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
         return output, None
     parts = [

@@ -25,6 +25,7 @@ from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreError
 from bioie_ray.execution.fixed_sums import fixed_sums
 from bioie_ray.execution.linear_layers import by_onednn
+from bioie_ray.retrieval.batching import is_out_of_memory
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
 from bioie_ray.training.checkpoints import CheckpointStore, Uploader
@@ -112,8 +113,10 @@ def _the_same_each_time(threads: int) -> Iterator[None]:
 def _telling_what_to_lower(stage: Stage) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(out_of_memory(stage, str(error))) from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(out_of_memory(stage, str(error) or type(error).__name__)) from None
 
 
 def out_of_memory(stage: Stage, reason: str) -> str:
