@@ -11,7 +11,7 @@ from bioie_ray.config.base import Settings
 from bioie_ray.config.steps import Dtype
 from bioie_ray.config.training import STAGE_PREFIX, STAGES
 
-_KEY_PARAMETER = re.compile(r"[?&]((?:[a-z_-]*[_-])?(?:key|token|secret|password|sig|signature|apikey|code))=", re.IGNORECASE)
+_KEY_PARAMETER = re.compile(r"[?&#]([a-z_-]*(?:key|token|secret|password|pwd|auth|sig|signature|code))=", re.IGNORECASE)
 
 EngineName = Literal["transformers", "vllm", "openai"]
 

@@ -149,7 +149,12 @@ class EndpointClient:
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise PassingError(self._endpoint.redact(f"{_words(error)}: {error}" if str(error) else _words(error))) from None
         try:
-            content = self._endpoint.redact_bytes(response.content)  # before anything is cut: half a key is a secret too
+            return read_reply(response.status_code, response.content, retry_after_s(response.headers.get("Retry-After")))
+        except (PassingError, LastingError):
+            # Read once more without the key, before anything is cut: half a key is a secret too. An answer is left as it is.
+            pass
+        try:
+            content = self._endpoint.redact_bytes(response.content)
             return read_reply(response.status_code, content, retry_after_s(response.headers.get("Retry-After")))
         except PassingError as error:
             raise PassingError(self._endpoint.redact(str(error)), error.asked_s) from None

@@ -23,6 +23,7 @@ _DECIDED: Final = re.compile(r"\.d\d+-[0-9a-f]+$")
 _NOT_SETTINGS: Final = (
     "name",
     "version",
+    "labels",
     "job",
     "store",
     "storage",

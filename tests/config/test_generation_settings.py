@@ -22,6 +22,7 @@ from bioie_ray.config.recipe import Recipe, resolve
         ),
         ({"endpoint": {"url": "http://me:secret@h/v1"}}, "the URL holds a user or password"),
         ({"endpoint": {"url": "https://h/v1?api-version=2&api-key=abc"}}, "the URL holds a parameter `api-key`"),
+        ({"endpoint": {"url": "https://h/v1#accesskey=abc"}}, "the URL holds a parameter `accesskey`"),
         ({"endpoint": {"url": "https://h/v1?key=abc"}}, "the URL holds a parameter `key`"),
         ({"endpoint": {"max_usd": 1.0}}, r"endpoint\.max_usd needs prices"),
         ({"temperature": -1}, "greater than or equal to 0"),

@@ -479,3 +479,11 @@ def test_the_key_is_sent(server, monkeypatch):
     monkeypatch.setenv("MY_KEY", "s\u00e9cret key\u2028")
     with pytest.raises(EngineError, match=r"^MY_KEY holds characters that no key has; set it anew$"):
         engine(server, key_variable="MY_KEY")
+
+
+def test_a_key_that_is_a_word_is_left_in_answers(server, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "local")
+    server.respond = lambda number, body: answer('["local anesthesia"]')
+    done = {}
+    run(engine(server, key_variable="MY_KEY"), 1, done)
+    assert {completion.text for completion in done.values()} == {'["local anesthesia"]'}
