@@ -12,6 +12,6 @@ scripts/setup.sh jobs
 export HF_HUB_OFFLINE=1
 .venv/bin/bioie run jobs/recipes/select_demo.yaml --set store="$store"
 .venv/bin/bioie run jobs/recipes/icl_grid_demo.yaml --set store="$store"
-if [[ -n $dfpo ]]; then .venv/bin/bioie run jobs/recipes/dfpo_demo.yaml --set store="$store"; fi
+if [[ -n $dfpo ]]; then .venv/bin/bioie run jobs/recipes/dfpo_demo.yaml --set store="$store" --set prepare.documents_per_shard=8; fi  # shares a corpus with the first
 .venv/bin/bioie report "$store" --out "$store/report.html"
 .venv/bin/python scripts/demo_summary.py "$store"
