@@ -42,11 +42,18 @@ def sdpa_by_conversation(
     Returns:
         [B, L, heads, width], and no weights.
     """
-    if cu_seq_lens_q is None or attention_mask is None or options.get("position_bias") is not None:
+    if cu_seq_lens_q is None or options.get("position_bias") is not None:
         output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
         return output, None
     parts = [
-        sdpa_attention_forward(module, query[:, :, a:b], key[:, :, a:b], value[:, :, a:b], attention_mask[:, :, a:b, a:b], **options)[0]
+        sdpa_attention_forward(
+            module,
+            query[:, :, a:b],
+            key[:, :, a:b],
+            value[:, :, a:b],
+            None if attention_mask is None else attention_mask[:, :, a:b, a:b],
+            **options,
+        )[0]
         for a, b in pairwise(cu_seq_lens_q.tolist())
     ]
     return torch.cat(parts, dim=1), None
