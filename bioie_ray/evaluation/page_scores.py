@@ -69,6 +69,11 @@ class ScoreTask:
     models: tuple[str, ...]
     scorings: tuple[Scoring, ...]
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether runs are over different numbers of documents or repeats."""
+        return len({(row.result.num_documents, row.result.num_repeats) for row in self.rows}) > 1
+
 
 @dataclass(frozen=True, slots=True)
 class GridRow:

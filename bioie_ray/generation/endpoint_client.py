@@ -71,15 +71,10 @@ class Endpoint:
         return self._base.copy_with(path=f"{self._base.path.rstrip('/')}{path}")
 
     def redact(self, message: str) -> str:
-        """Without the key, which some servers echo."""
-        return message.replace(self._secret, "***") if self._secret else message
-
-    def redact_bytes(self, body: bytes) -> bytes:
-        """The same, of a reply as it came: a key of printable ASCII stands in JSON as it is, or with quotes and backslashes escaped."""
+        """Without the key, which some servers echo: as it is, or with quotes and backslashes escaped, as in JSON."""
         if not self._secret:
-            return body
-        escaped = json.dumps(self._secret)[1:-1]
-        return body.replace(escaped.encode(), b"***").replace(self._secret.encode(), b"***")
+            return message
+        return message.replace(json.dumps(self._secret)[1:-1], "***").replace(self._secret, "***")
 
 
 class EndpointClient:
@@ -148,20 +143,12 @@ class EndpointClient:
             raise PassingError(f"no answer in {self._settings.timeout_s:g} s (endpoint.timeout_s)") from None
         except (httpx2.TransportError, httpx2.DecodingError) as error:
             raise PassingError(self._endpoint.redact(f"{_words(error)}: {error}" if str(error) else _words(error))) from None
-        try:
-            return read_reply(response.status_code, response.content, retry_after_s(response.headers.get("Retry-After")))
-        except (PassingError, LastingError):
-            # Read once more without the key, before anything is cut: half a key is a secret too. An answer is left as it is.
-            pass
-        try:
-            content = self._endpoint.redact_bytes(response.content)
-            return read_reply(response.status_code, content, retry_after_s(response.headers.get("Retry-After")))
-        except PassingError as error:
-            raise PassingError(self._endpoint.redact(str(error)), error.asked_s) from None
+        asked_s = retry_after_s(response.headers.get("Retry-After"))
+        return read_reply(response.status_code, response.content, asked_s, self._endpoint.redact)
 
     async def _refused(self, request: Request, error: LastingError) -> str:
         end = self._endpoint
-        said = f"{end.shown} refuses {request.id}: HTTP {error.status}: {end.redact(str(error))}"
+        said = f"{end.shown} refuses {request.id}: HTTP {error.status}: {error}"
         if error.status in {401, 403}:
             is_set = "is set, and it does not take it" if end.has_key else "is not set"
             return f"{said}; endpoint.key_variable names {end.key_variable}, which {is_set}: put the key in that environment variable (of pods: by a Secret in cluster.kube.env_secrets)"

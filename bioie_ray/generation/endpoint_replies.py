@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +58,8 @@ class LastingError(Exception):
         self.context = int(context[1]) if self.is_about_length and context else None
 
 
-def read_reply(status: int, body: bytes, asked_s: float | None = None) -> Reply:
-    """The answer in a reply.
+def read_reply(status: int, body: bytes, asked_s: float | None = None, redact: Callable[[str], str] = str) -> Reply:
+    """The answer in a reply, as it is. ``redact`` takes out what no message may hold, before one is cut: half a key is a secret too.
 
     Raises:
         PassingError: 408, 429, 5xx, less than a whole answer, or an error in a 200 that says one of these.
@@ -72,8 +73,8 @@ def read_reply(status: int, body: bytes, asked_s: float | None = None) -> Reply:
         content = None
     error = _error_in(content)
     if status != 200 or error is not None:
-        raise _refusal(status, error, body, asked_s)
-    return _answer(content)
+        raise _refusal(status, error, body, asked_s, redact)
+    return _answer(content, redact)
 
 
 def _error_in(content: Any) -> dict[str, Any] | None:
@@ -88,8 +89,10 @@ def _error_in(content: Any) -> dict[str, Any] | None:
     return {"message": content["detail"]} if content.get("detail") else None
 
 
-def _refusal(status: int, error: dict[str, Any] | None, body: bytes, asked_s: float | None) -> PassingError | LastingError:
-    message = str((error or {}).get("message") or "").strip() or body[:_MAX_MESSAGE].decode(errors="replace").strip()
+def _refusal(
+    status: int, error: dict[str, Any] | None, body: bytes, asked_s: float | None, redact: Callable[[str], str]
+) -> PassingError | LastingError:
+    message = redact(str((error or {}).get("message") or "").strip()) or redact(body.decode(errors="replace"))[:_MAX_MESSAGE].strip()
     message = " ".join(message.split())
     if len(message) > _MAX_MESSAGE:
         message = f"{message[:_MAX_MESSAGE]}..."
@@ -107,7 +110,7 @@ def _named(status: int) -> str:
     return "" if status == 200 else f"HTTP {status}: "
 
 
-def _answer(content: Any) -> Reply:
+def _answer(content: Any, redact: Callable[[str], str]) -> Reply:
     try:
         choice = content["choices"][0]
         text = choice["message"].get("content") or ""
@@ -120,4 +123,4 @@ def _answer(content: Any) -> Reply:
             _HALF_A_PAIR.sub("\ufffd", str(text)), "length" if choice.get("finish_reason") == "length" else "stop", num_prompt, num_answer
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise PassingError(f"its reply holds no answer: {json.dumps(content, ensure_ascii=False)[:_MAX_MESSAGE]}") from None
+        raise PassingError(f"its reply holds no answer: {redact(json.dumps(content, ensure_ascii=False))[:_MAX_MESSAGE]}") from None

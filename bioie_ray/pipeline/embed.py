@@ -16,6 +16,7 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.steps import EmbedSettings
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.step import ShardStep, Step, address_of
+from bioie_ray.retrieval.batching import is_out_of_memory
 from bioie_ray.retrieval.models import model_fingerprint
 
 if TYPE_CHECKING:
@@ -151,9 +152,9 @@ class EmbedWorker:
         try:
             return self._encode(texts)
         except Exception as error:
-            if len(texts) == 1 and not _out_of_memory(error):
+            if len(texts) == 1 and not is_out_of_memory(error):
                 return [f"the model cannot embed it: {type(error).__name__}: {error}"]
-            if _out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
         return [outcome for text in texts for outcome in self._embed([text])]
 
@@ -227,7 +228,3 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def _reject(shard: str, document_id: str, reason: str, text: str) -> dict[str, Any]:
     return {"shard": shard, "id": document_id, "reason": reason, "raw": text[:2_000]}
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower() or "can't allocate memory" in str(error)

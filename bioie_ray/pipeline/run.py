@@ -72,8 +72,6 @@ def run_plan(steps: Sequence[Step], progress: Progress, *, attempt: int = 1) -> 
                 failed.append(error)
     finally:
         meter.stop()
-    if len(failed) == 1:
-        raise failed[0]
     if failed:
         raise UnitsFailedError("; ".join(error.what for error in failed), [failure for error in failed for failure in error.failures])
 

@@ -42,7 +42,7 @@ class ChatTokenizer:
         if template != "auto" or not loaded.has_template:
             self.tokenizer.chat_template = _template(template, adds_bos=loaded.begin("a") != "a")
         self.template: str = self.tokenizer.chat_template
-        # Once: the tokenizer makes that table anew each time it is asked, and Gemma 3's has 6,415 tokens.
+        # Once: the tokenizer makes that table anew each time it is asked, and Gemma 3's has 6,384 tokens.
         self._special_ids = frozenset(id_ for id_, token in self.tokenizer.added_tokens_decoder.items() if token.special)
         self._folds_system = self._refuses_system()
 

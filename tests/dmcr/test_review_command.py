@@ -93,7 +93,7 @@ def test_decisions_of_another_run_are_named_and_not_taken(output: Output, tmp_pa
     review(output.location, import_=file, say=said.append)
     assert said[0].startswith(f"{file}: 0 decisions added, 0 known")
     assert said[1].startswith(f"{file}: 1 lines not taken: line 1: document '10071832', repeat 1 is about another answer")
-    assert "decide anew" in said[1]
+    assert "Where the answer is another now, decide anew, on the page or in a new --export" in said[1]
     assert DecisionLog(output).all() == []
 
 

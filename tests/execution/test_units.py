@@ -106,5 +106,5 @@ def test_the_error_lists_units_by_their_reason_and_says_what_to_do() -> None:
     )
     assert "\n  ... and 6 more reasons\n" in text
     assert "bad 38" not in text
-    assert "run the same command again" in text
+    assert "run the same command again; what is done is not done again" in text
     assert "1 unit failed" in str(UnitsFailedError("embedding", failures[:1]))

@@ -25,8 +25,8 @@ _SHOWN: Final = ("task", "kind", "text", "answer", "conversion_a", "conversion_b
 _OPEN: Final = frozenset({"document_id", "repeat", "seen", "answer_digest", *_TO_FILL_IN, *_SHOWN})
 
 
-class _OtherAnswerError(Exception):
-    """A line is about an answer that is not to be decided here; the message says why."""
+class _NotTakenError(Exception):
+    """A line is about another answer, or another decision, than there is here; the message says which."""
 
 
 def export_jsonl(queue: Queue, log: DecisionLog) -> str:
@@ -59,7 +59,7 @@ def import_jsonl(text: str, queue: Queue, log: DecisionLog, name: str = "the fil
         if line.strip():
             try:
                 decision = _read_line(parse_object(line), queue, known)
-            except _OtherAnswerError as error:
+            except _NotTakenError as error:
                 not_taken.append(f"line {number}: {error}")
                 continue
             except ValueError as error:
@@ -77,7 +77,7 @@ def _read_line(values: dict[str, Any], queue: Queue, known: Mapping[str, Decisio
     decision = Decision.from_fields(values)
     if decision.id in known:
         if decision.substance != known[decision.id].substance:
-            raise _OtherAnswerError(
+            raise _NotTakenError(
                 f"{decision.document_id}, repeat {decision.repeat}: decision {decision.id} is in the log with another content, and what was decided "
                 f"stays; to replace it, take `id` and `time` out of the line and set `seen` to {decision.id}"
             )
@@ -112,10 +112,10 @@ def _item(values: Mapping[str, Any], about: str, queue: Queue) -> Item:
     try:
         item = find_item(queue, values)
     except ValueError as error:
-        raise _OtherAnswerError(str(error)) from None
+        raise _NotTakenError(str(error)) from None
     named = f"document {item.document_id!r}, repeat {item.repeat}"
     if not about:
-        raise _OtherAnswerError(f"{named} has no answer_digest, so nobody can say which answer it is about")
+        raise _NotTakenError(f"{named} has no answer_digest, so nobody can say which answer it is about")
     if about != item.answer_digest:
-        raise _OtherAnswerError(f"{named} is about another answer than {queue.name} has")
+        raise _NotTakenError(f"{named} is about another answer than {queue.name} has")
     return item
