@@ -282,11 +282,20 @@ def report(
     outputs: Annotated[list[str], typer.Argument(metavar="DIR...", help="outputs, or whole stores")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE.html", help="the page; CSV and JSON are put beside it")],
     endpoint: Annotated[str | None, typer.Option(help="URL of an S3-compatible server")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", metavar="FILE.yaml", help="say which of its runs are missing; left out: what the scores there lack"),
+    ] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """Make one page of tables, plots, samples and provenance."""
+    """Make one page of tables, plots, samples and provenance.
+
+    For example: bioie report store --out report.html --recipe jobs/recipes/icl_grid_demo.yaml
+    """
+    from bioie_ray.config.recipe import load_recipe
     from bioie_ray.pipeline.report import make_report
 
-    print(make_report(outputs, out, endpoint=endpoint))
+    print(make_report(outputs, out, endpoint=endpoint, recipe=load_recipe(recipe, overrides or ()) if recipe else None))
 
 
 @app.command()

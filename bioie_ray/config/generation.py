@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,7 +11,8 @@ from bioie_ray.config.base import Settings
 from bioie_ray.config.steps import Dtype
 from bioie_ray.config.training import STAGE_PREFIX, STAGES
 
-_KEY_PARAMETER = re.compile(r"[?&#]([a-z_-]*(?:key|token|secret|password|pwd|auth|sig|signature|code))=", re.IGNORECASE)
+# What may stand behind a URL's question mark. Whatever else does may be a key, and recipes are recorded.
+_PARAMETERS: Final = frozenset({"api-version", "api_version", "deployment", "model", "project", "region", "version"})
 
 EngineName = Literal["transformers", "vllm", "openai"]
 
@@ -66,10 +67,13 @@ class EndpointSettings(Settings):
 
     @model_validator(mode="after")
     def _no_key_in_the_url(self) -> Self:
-        named = _KEY_PARAMETER.search(self.url or "")
-        if named:
+        query = re.split(r"[?#]", self.url or "", maxsplit=1)[1:]
+        named = [parameter.partition("=")[0] for parameter in re.split(r"[?&;#]", query[0])] if query else []
+        other = [name for name in named if name.lower() not in _PARAMETERS]
+        if other:
             raise ValueError(
-                f"the URL holds a parameter `{named[1]}`, and recipes are recorded; take it out, and put the key into the variable {self.key_variable}"
+                f"the URL holds {f'a parameter `{other[0]}`' if all(other) else 'more than an address'}, which may be a key, and recipes are recorded; "
+                f"take it out, and put a key into the variable {self.key_variable} (parameters that may be there: {', '.join(sorted(_PARAMETERS))})"
             )
         return self
 
@@ -148,6 +152,11 @@ class DmcrSettings(Settings):
     def _two_different(self) -> Self:
         if self.evaluators and len(self.evaluators) != 2:
             raise ValueError(f"dmcr.evaluators lists {len(self.evaluators)}; give two, or none ([]) to go without them")
+        staged = next((one.model for one in self.evaluators if one.model.startswith(STAGE_PREFIX)), None)
+        if staged:
+            raise ValueError(
+                f"dmcr.evaluators names {staged}: evaluators are models that are there before the recipe is run; give a folder, a hub id or offline:NAME"
+            )
         if len({(one.model, one.adapter, one.endpoint.url) for one in self.evaluators}) == 1:
             raise ValueError("dmcr.evaluators are the same model twice; give two different ones, or their agreement means nothing")
         return self

@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from bioie_ray.evaluation import plots
-from bioie_ray.evaluation.coverage import Interval
 from bioie_ray.evaluation.errors import ERROR_MEANINGS, MISSED_KINDS, WRONG_KINDS
 from bioie_ray.evaluation.marking import Piece, mark_forms
 from bioie_ray.evaluation.plots_scores import LineInput, Lines, Segment, bar, line_styles, lines
@@ -86,11 +85,15 @@ class GridRow:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is scored and what is not; ``methods`` are column groups with their numbers of examples."""
+    """What is scored and what is not; ``methods`` are column groups with their numbers of examples.
+
+    ``missing`` are the runs of ``recipe``, or without one what is lacking of the grid that the scores span.
+    """
 
     methods: tuple[tuple[str, tuple[int, ...]], ...]
     rows: tuple[GridRow, ...]
     missing: tuple[MissingRun, ...]
+    recipe: str = ""
 
     @property
     def num_runs(self) -> int:
@@ -146,7 +149,7 @@ def score_view(data: ReportData) -> ScoreView:
         tasks=tasks,
         overview=_overview(ranked, axis),
         axis=axis,
-        grid=_grid(data.scores, data.missing) if data.scores else None,
+        grid=_grid(data.scores, data.missing, data.grid_recipe) if data.scores or data.missing else None,
         answers=tuple((task, tuple(AnswerSample(v, tuple(mark_forms(v.text, v.marks))) for v in views)) for task, views in sampled),
         wrong={kind: ERROR_MEANINGS[kind] for kind in WRONG_KINDS if kind in shown},
         missed={kind: ERROR_MEANINGS[kind] for kind in MISSED_KINDS if kind in shown},
@@ -207,18 +210,19 @@ def _row(result: ScoreResult, axis: plots.Axis, *, best: bool) -> ScoreRow:
 
 
 def _chart(results: Sequence[ScoreResult], styles: Mapping[str, str]) -> Lines:
-    """One line for every method (and setting) that was run with examples; zero-shot runs of the same setting are its start."""
-    zeros = {r.setting: r.corrected.interval for r in results if r.method == ZERO_SHOT}
-    zero: Interval | None = zeros.get("", next(iter(zeros.values()), None))
+    """One line for every method (and setting) that was run with examples; each begins at the zero-shot run that was asked in the same way."""
+    zeros = {r.source: r.corrected.interval for r in results if r.method == ZERO_SHOT}
     names = sorted({(r.role != "selector", r.name) for r in results if r.method != ZERO_SHOT})
     rows = []
     for _, name in names:
         members = sorted((r for r in results if r.name == name), key=lambda r: r.num_examples)
-        rows.append(LineInput(name, styles[name], tuple((r.num_examples, r.corrected.interval) for r in members)))
-    return lines(rows, zero, *LINES_SIZE)
+        starts = {r.zero_shot for r in members} - {None}
+        zero = zeros.get(starts.pop() or "") if len(starts) == 1 else None
+        rows.append(LineInput(name, styles[name], tuple((r.num_examples, r.corrected.interval) for r in members), zero))
+    return lines(rows, *LINES_SIZE)
 
 
-def _grid(results: Sequence[ScoreResult], missing: Sequence[MissingRun]) -> Grid:
+def _grid(results: Sequence[ScoreResult], missing: Sequence[MissingRun], recipe: str) -> Grid:
     there = {(r.task, r.model, r.method, r.num_examples) for r in results}
     cells = there | {(m.task, m.model, m.method, m.num_examples) for m in missing}
     columns = sorted({(method != ZERO_SHOT, method, number) for _, _, method, number in cells})
@@ -230,4 +234,5 @@ def _grid(results: Sequence[ScoreResult], missing: Sequence[MissingRun]) -> Grid
             for task, model in dict.fromkeys((task, model) for task, model, _, _ in sorted(cells))
         ),
         missing=tuple(missing),
+        recipe=recipe,
     )

@@ -14,11 +14,12 @@ STYLES = 6  # lines of chosen examples that the style sheet tells apart
 
 @dataclass(frozen=True, slots=True)
 class LineInput:
-    """A line as it is asked for: ``style`` from ``line_styles``, ``points`` (number of examples, F1), ascending."""
+    """A line as it is asked for: ``style`` from ``line_styles``, ``points`` (number of examples, F1), ascending, ``zero`` without examples."""
 
     label: str
     style: str
     points: tuple[tuple[int, Interval], ...]
+    zero: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +47,12 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """A plot of F1 over the number of examples; ``start`` is zero-shot, where every line begins."""
+    """A plot of F1 over the number of examples; ``starts`` are the zero-shot runs at which lines begin, each once."""
 
     x: Axis
     y: Axis
     lines: tuple[Line, ...]
-    start: LinePoint | None
+    starts: tuple[LinePoint, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +66,24 @@ class Segment:
     number: int
 
 
-def lines(rows: Sequence[LineInput], zero: Interval | None, width: float, height: float) -> Lines:
+def lines(rows: Sequence[LineInput], width: float, height: float) -> Lines:
     """One line a row, with intervals side by side and labels that do not overlap."""
     numbers = sorted({0, *(number for row in rows for number, _ in row.points)})
-    highs = [interval.high for row in rows for _, interval in row.points] + ([zero.high] if zero else [])
+    zeros = list(dict.fromkeys(row.zero for row in rows if row.zero is not None))
+    highs = [interval.high for row in rows for _, interval in row.points] + [zero.high for zero in zeros]
     x = Axis(0.0, float(max(numbers[-1], 1)), 0.0, width, tuple(float(n) for n in numbers))
     y = nice_axis(highs, height, 0.0, cap=1.0)
-    start = _point(x, y, 0, zero, 0.0) if zero else None
+    starts = {zero: _point(x, y, 0, zero, (place - (len(zeros) - 1) / 2) * DODGE) for place, zero in enumerate(zeros)}
     drawn = []
     for place, row in enumerate(rows):
         shift = (place - (len(rows) - 1) / 2) * min(DODGE, 30.0 / max(len(rows), 1))
         points = tuple(_point(x, y, number, interval, shift) for number, interval in row.points)
-        way = ([start] if start else []) + list(points)
+        way = ([starts[row.zero]] if row.zero else []) + list(points)
         drawn.append((row, row.style, points, " ".join(f"{p.x},{p.y}" for p in way)))
     drawn.sort(key=lambda line: line[2][-1].y)
     heights = spread_labels([points[-1].y for _, _, points, _ in drawn], LABEL_HEIGHT, height)
     made = (Line(row.label, style, points, path, label_y) for (row, style, points, path), label_y in zip(drawn, heights, strict=True))
-    return Lines(x, y, tuple(made), start)
+    return Lines(x, y, tuple(made), tuple(starts.values()))
 
 
 def bar(parts: Sequence[tuple[str, int]], width: float) -> tuple[Segment, ...]:

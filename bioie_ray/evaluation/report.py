@@ -174,6 +174,7 @@ class ReportData:
     provenance: tuple[Provenance, ...] = ()
     scores: tuple[ScoreResult, ...] = ()
     missing: tuple[MissingRun, ...] = ()
+    grid_recipe: str = ""
     answers: tuple[AnswerView, ...] = ()
     instructions: tuple[InstructionsSummary, ...] = ()
     preferences: tuple[PreferencesSummary, ...] = ()

@@ -85,7 +85,8 @@ class ScoreResult:
 
     ``mean_examples`` were in a prompt, ``num_examples`` less those that did not fit; ``num_not_asked`` answers are none because the query did not.
     ``setting`` says what sets runs apart that are otherwise the same (``generate.structured true``), commonly nothing.
-    ``against`` compares corrected F1 with that of the ``baseline`` with as many examples, where there is one over the same documents.
+    ``against`` compares corrected F1 with that of the ``baseline`` with as many examples, where there is one over the same documents
+    whose model was asked in the same way; ``zero_shot`` is the ``source`` of the run without examples that was.
     """
 
     task: str
@@ -104,6 +105,7 @@ class ScoreResult:
     confidence: float = 0.95
     baseline: str = "ders"
     against: Comparison | None = None
+    zero_shot: str | None = None
 
     @property
     def name(self) -> str:
@@ -128,12 +130,13 @@ class ScoreResult:
 
 @dataclass(frozen=True, slots=True)
 class MissingRun:
-    """A combination of what the other runs have that is not scored yet."""
+    """A run that is not scored yet: one that a recipe asks for, by its ``name``, or a combination of what the other runs have."""
 
     task: str
     model: str
     method: str
     num_examples: int
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)

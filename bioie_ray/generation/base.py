@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Final, Literal, Protocol, runtime_checkable
 
 from bioie_ray.prompting.answers import Kind
 from bioie_ray.prompting.prompt import Message
 
-Finish = Literal["list", "stop", "length", "too_long"]
+Finish = Literal["list", "stop", "length", "too_long", "refused"]
+UNANSWERED: Final = frozenset[Finish]({"too_long", "refused"})
 
 
 class EngineError(ValueError):
@@ -27,14 +28,15 @@ class Request:
     """One answer that is wanted. ``text`` is the prompt as a local model sees it, ``messages`` what a chat server gets.
 
     ``id`` names it among the requests of its unit. ``seed`` is its own: nothing random depends on what it is batched with.
-    ``may_be_too_long``: where a server says that it is, it is done, without an answer; else that ends the run.
+    ``may_go_unanswered``: where a server says that it is too long, or that its content policy forbids it, it is done, without an
+    answer; else that ends the run.
     """
 
     id: str
     text: str | None
     messages: tuple[Message, ...]
     seed: int
-    may_be_too_long: bool = False
+    may_go_unanswered: bool = False
 
     def local_text(self) -> str:
         """``text``, for a local model.
@@ -62,7 +64,8 @@ class Sampling:
 class Completion:
     """An answer. ``finish``: ``list`` (stopped at a complete list), ``stop`` (the model ended it) or ``length`` (cut off).
 
-    ``too_long``: the request left the server no room for an answer, so there is none, and nothing was paid.
+    ``too_long``: the request left the server no room for an answer, so there is none, and nothing was paid. ``refused``: the server's
+    content policy forbids one.
     """
 
     id: str

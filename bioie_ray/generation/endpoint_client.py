@@ -21,8 +21,6 @@ from bioie_ray.generation.endpoint_limits import retry_after_s
 from bioie_ray.generation.endpoint_replies import LastingError, PassingError, Reply, read_reply
 from bioie_ray.generation.structure import schema
 
-# Servers take non-negative numbers of 31 bits at least.
-_SEEDS: Final = 2**31
 _MODELS_TIMEOUT_S: Final = 10.0
 _MAX_NAMED: Final = 10
 # Local servers are given "x" or "none" for a key, which would be struck out of every word.
@@ -97,7 +95,7 @@ class EndpointClient:
         await self._client.__aexit__(kind, error, traceback)
 
     async def ask(self, request: Request) -> Reply:
-        """One try. The reply to a request that may be too long, and is, has no text and says so.
+        """One try. The reply to a request that may go unanswered, and does, has no text and says why.
 
         Raises:
             PassingError: worth another.
@@ -107,8 +105,11 @@ class EndpointClient:
         try:
             return await self._post(self.payload(request, key))
         except LastingError as error:
-            if error.is_about_length and request.may_be_too_long and self._has_room_for_answers(error.context):
-                return Reply("", "too_long", 0, 0)
+            if request.may_go_unanswered:
+                if error.is_about_length and self._has_room_for_answers(error.context):
+                    return Reply("", "too_long", 0, 0)
+                if error.is_about_content:
+                    return Reply("", "refused", 0, 0)
             if key == "max_tokens" and error.status == 400 and "max_completion_tokens" in str(error):
                 self._length_key = "max_completion_tokens"  # what OpenAI's newer models call it, and many servers do not know
                 return await self.ask(request)
@@ -129,7 +130,7 @@ class EndpointClient:
             length_key: self._sampling.max_new_tokens,
         }
         if self._settings.sends_seed:
-            body["seed"] = request.seed % _SEEDS
+            body["seed"] = request.seed
         if self._sampling.structured is not None:
             form = {"name": "answer", "schema": schema(self._sampling.structured), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": form}

@@ -15,12 +15,15 @@ _PASSING = ("rate_limit", "ratelimit", "overload", "unavailable", "timeout", "in
 _LASTING = ("insufficient_quota", "billing")
 _MAX_MESSAGE = 300
 _LENGTH_STATUSES = frozenset({400, 413, 422})
+_CONTENT_STATUSES = frozenset({200, 400, 403, 422})
 # How OpenAI, vLLM, TGI, llama.cpp, Anthropic, Google and others say that a request is longer than the model's context.
 _TOO_LONG = re.compile(
     r"context[_ ](?:length|size|window)|maximum model length|(?:prompt|input|request) is too (?:long|large)|input token count|too many input tokens"
     r"|inputs?`? must have less than \d+ tokens|(?:input|prompt) length \S* ?exceeds|string_above_max_length",
     re.IGNORECASE,
 )
+# How OpenAI, Azure, and gateways to others say that it is what a request is about that they do not answer.
+_FORBIDDEN = re.compile(r"content[_ ](?:filter|policy|management policy)|ResponsibleAIPolicy", re.IGNORECASE)
 _CONTEXT = re.compile(r"(?:context (?:length|size|window)|model length)\D{0,12}(\d+)", re.IGNORECASE)
 # Half a surrogate pair: JSON can name it, and no file can hold it. It is a broken character, as a cut one is to any tokenizer.
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
@@ -47,13 +50,15 @@ class PassingError(Exception):
 class LastingError(Exception):
     """The server will say the same again. ``status`` is HTTP's, or the one that an error in a 200 names, if any.
 
-    ``is_about_length``: the request is longer than what the model takes, ``context`` tokens if the server says so.
+    ``is_about_length``: the request is longer than what the model takes, ``context`` tokens if the server says so. ``is_about_content``:
+    the server's content policy forbids it.
     """
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         super().__init__(message)
         self.status = status
         self.is_about_length = status in _LENGTH_STATUSES and bool(_TOO_LONG.search(f"{message} {code}"))
+        self.is_about_content = status in _CONTENT_STATUSES and not self.is_about_length and bool(_FORBIDDEN.search(f"{message} {code}"))
         context = _CONTEXT.search(message)
         self.context = int(context[1]) if self.is_about_length and context else None
 
@@ -119,8 +124,13 @@ def _answer(content: Any, redact: Callable[[str], str]) -> Reply:
         usage = content.get("usage") or {}
         tokens = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]
         num_prompt, num_answer = (int(number) if number is not None else None for number in tokens)
-        return Reply(
-            _HALF_A_PAIR.sub("\ufffd", str(text)), "length" if choice.get("finish_reason") == "length" else "stop", num_prompt, num_answer
-        )
+        return Reply(_HALF_A_PAIR.sub("\ufffd", str(text)), _finish(choice.get("finish_reason"), str(text)), num_prompt, num_answer)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         raise PassingError(f"its reply holds no answer: {redact(json.dumps(content, ensure_ascii=False))[:_MAX_MESSAGE]}") from None
+
+
+def _finish(reason: Any, text: str) -> Finish:
+    """An answer that a content filter ends is cut off, where there is any of it."""
+    if reason == "content_filter":
+        return "length" if text.strip() else "refused"
+    return "length" if reason == "length" else "stop"

@@ -32,7 +32,6 @@ from bioie_ray.retrieval.models import resolve_model
 
 _CHUNK: Final = 256
 _RANKS: Final = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
-_SEEDS: Final = 2**31
 
 
 def engine_arguments(settings: ModelSettings, model: str, adapter_rank: int | None = None) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def sampling_arguments(request: Request, sampling: Sampling) -> dict[str, Any]:
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
         "max_tokens": sampling.max_new_tokens,
-        "seed": request.seed % _SEEDS,
+        "seed": request.seed,
     }
     if sampling.structured is not None:
         arguments["structured_outputs"] = {"json": schema(sampling.structured)}

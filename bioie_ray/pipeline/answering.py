@@ -6,13 +6,16 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from bioie_ray.artifacts.output import Marker, Output
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, Engine, PaidEngine, Request, Tokens
 from bioie_ray.retrieval.models import ModelSource, folder_fingerprint
+
+# Servers take non-negative numbers of 31 bits at least.
+_SERVER_SEEDS: Final = 2**31
 
 
 def answer(engine: Engine, requests: Sequence[Request], output: Output, unit: str) -> dict[str, Completion]:
@@ -65,10 +68,11 @@ def _tokens(markers: Mapping[str, Marker]) -> Tokens:
     return prompt, answers
 
 
-def sample_seed(seed: int, document_id: str, repeat: int) -> int:
-    """The seed of one answer: a number below 2**63 that depends on the recipe's seed, the document and the repeat alone."""
+def sample_seed(settings: ModelSettings, seed: int, document_id: str, repeat: int) -> int:
+    """The seed of one answer, which depends on the recipe's seed, the document and the repeat alone: of 63 bits, and of 31 for servers and vLLM."""
     digest = hashlib.sha256(f"answer:{seed}:{document_id}:{repeat}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
+    number = int.from_bytes(digest[:8], "big") >> 1
+    return number if settings.engine == "transformers" else number % _SERVER_SEEDS
 
 
 def model_identity(settings: ModelSettings, made_by: Output | None = None) -> dict[str, Any]:

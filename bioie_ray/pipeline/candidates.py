@@ -151,7 +151,12 @@ class CandidatesWorker:
             text = tokenizer.render(turns)
             if room is None or tokenizer.count(text) <= room:
                 requests += [
-                    Request(f"{document.id}#{sample}", text, turns, sample_seed(self._recipe.seed, f"{name}/{document.id}", sample))
+                    Request(
+                        f"{document.id}#{sample}",
+                        text,
+                        turns,
+                        sample_seed(self._settings, self._recipe.seed, f"{name}/{document.id}", sample),
+                    )
                     for sample in range(1, wanted.samples + 1)
                 ]
         sampling = Sampling(wanted.temperature, wanted.top_p, wanted.max_new_tokens, stop_at=task.kind)

@@ -19,16 +19,14 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.dmcr.conversion import CONVERSION_VERSION, conversion_messages, conversion_text
 from bioie_ray.dmcr.reading import RULES_VERSION, read_answer
 from bioie_ray.execution.units import WorkerSpec
-from bioie_ray.generation.base import Completion, Request, Sampling
+from bioie_ray.generation.base import UNANSWERED, Completion, Request, Sampling
 from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity
 from bioie_ray.pipeline.generate import NOT_ASKED, GenerateStep, model_name
 from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.prompting.tokenizer import load_tokenizer
 from bioie_ray.retrieval.models import model_fingerprint
 
-FORMAT_VERSION = 2
-# As an answer's ``finish``: it left the evaluator no room for a reply.
-_TOO_LONG = "too_long"
+FORMAT_VERSION = 3
 CONVERSION_SCHEMA = pa.schema(
     [
         ("document_id", pa.string()),
@@ -95,12 +93,14 @@ class ConvertStep(ShardStep):
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """Who converted, and what it cost."""
-        num_too_long = sum(marker.counts["too_long"] for marker in markers.values())
-        warning = f"{num_too_long} answers are too long for {model_name(self.settings.model)}, and stay without a conversion by it"
+        name = model_name(self.settings.model)
+        why = {"too_long": f"are too long for {name}", "refused": f"are refused by the content policy of {name}'s server"}
+        counts = {each: sum(marker.counts[each] for marker in markers.values()) for each in why}
+        warnings = [f"{counts[each]} answers {said}, and stay without a conversion by it" for each, said in why.items() if counts[each]]
         return {
             "task": self.recipe.task,
             **finish_asking(self.output, self.settings, markers),
-            **({"warnings": [warning]} if num_too_long else {}),
+            **({"warnings": warnings} if warnings else {}),
         }
 
 
@@ -127,13 +127,14 @@ class ConvertWorker:
 
             done = answer(load_engine(self._settings, self._sampling), requests, self._output, unit)
         found = [_row(row, done.get(id_)) for id_, row in sorted(to_convert.items())]
-        num_too_long = sum(row["finish"] == _TOO_LONG for row in found)
+        num_too_long, num_refused = (sum(row["finish"] == why for row in found) for why in ("too_long", "refused"))
         counts = {
             "answers": len(rows),
             "malformed": len(malformed),
             "empty": len(malformed) - len(to_convert),
             "too_long": num_too_long,
-            "conversions": len(found) - num_too_long,
+            "refused": num_refused,
+            "conversions": len(found) - num_too_long - num_refused,
             "prompt_tokens": sum(row["num_prompt_tokens"] for row in found),
             "answer_tokens": sum(row["num_answer_tokens"] for row in found),
         }
@@ -144,21 +145,21 @@ class ConvertWorker:
         messages = conversion_messages(text, self._kind)
         tokenizer = load_tokenizer(self._settings.counts_by) if self._settings.counts_by else None
         if tokenizer is None:
-            return Request(id_, None, messages, seed=0, may_be_too_long=True)
+            return Request(id_, None, messages, seed=0, may_go_unanswered=True)
         prompt = tokenizer.render(messages) if tokenizer.has_template else tokenizer.begin(conversion_text(text, self._kind))
         if tokenizer.context is not None and tokenizer.count(prompt) + self._sampling.max_new_tokens > tokenizer.context:
             return None
-        return Request(id_, prompt, messages, seed=0, may_be_too_long=True)
+        return Request(id_, prompt, messages, seed=0, may_go_unanswered=True)
 
 
 def _row(answered: Mapping[str, Any], completion: Completion | None) -> dict[str, Any]:
-    """A conversion; without one where the answer is too long, by our count (then nobody was asked) or by the server's."""
-    is_there = completion is not None and completion.finish != _TOO_LONG
+    """A conversion; without one where the answer is too long, by our count (then nobody was asked) or by the server's, or is refused."""
+    is_there = completion is not None and completion.finish not in UNANSWERED
     return {
         "document_id": answered["document_id"],
         "repeat": answered["repeat"],
         "conversion": completion.text if completion and is_there else None,
-        "finish": completion.finish if completion else _TOO_LONG,
+        "finish": completion.finish if completion else "too_long",
         "num_prompt_tokens": completion.num_prompt_tokens if completion else 0,
         "num_answer_tokens": completion.num_answer_tokens if completion else 0,
     }

@@ -58,8 +58,12 @@ class EvaluateStep(ShardStep):
             "decisions": decisions,
             "settings": recipe.evaluate.model_dump(mode="json"),
         }
-        version = decided_version(recipe.version, decisions)
-        return Output(self.dmcr.output.address, f"scores/{recipe.name_of('scores')}@{version}", payload)
+        return Output(self.dmcr.output.address, decided_version(self.undecided_key, decisions), payload)
+
+    @property
+    def undecided_key(self) -> str:
+        """The key of the scores in which no person's decision counts."""
+        return f"scores/{self.recipe.name_of('scores')}@{self.recipe.version}"
 
     @property
     def task(self) -> Task:
@@ -105,7 +109,7 @@ class EvaluateStep(ShardStep):
         return {
             "task": recipe.task,
             "model": model_name(recipe.generate.model),
-            "method": self._method(),
+            "method": self.method,
             "num_examples": recipe.prompt.num_examples,
             **self._asked(),
             "decisions": num_decided,
@@ -121,14 +125,15 @@ class EvaluateStep(ShardStep):
         mean = prompts["examples"] / prompts["prompts"] if prompts["prompts"] else 0.0
         return {"mean_examples": round(mean, 3), "not_asked": generation.output.record()["counts"]["not_asked"]}
 
-    def _method(self) -> str:
+    @property
+    def method(self) -> str:
         """How examples were chosen, as tables show it."""
         selections = self.dmcr.generation.prompts.selections
         return method_name(self.recipe, reranked=selections[0].reranks) if selections else ZERO_SHOT
 
 
 def decided_version(version: str, decisions: str) -> str:
-    """The version of scores in which people's decisions count, told by their digest; without any, the recipe's."""
+    """The version of scores (or a key that ends in it) in which people's decisions count, told by their digest; without any, the recipe's."""
     digest, _, number = decisions.rpartition("-")
     return f"{version}.d{number}-{digest[:6]}" if digest else version
 

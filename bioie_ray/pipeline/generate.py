@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -15,16 +15,18 @@ from bioie_ray.config.generation import GenerateSettings
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.training import STAGE_PREFIX
 from bioie_ray.execution.units import WorkerSpec
-from bioie_ray.generation.base import Completion, Request, Sampling
+from bioie_ray.generation.base import UNANSWERED, Completion, Request, Sampling
 from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity, sample_seed
 from bioie_ray.pipeline.prompts import PromptsStep, draw_unit, split_unit
 from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.prompting.prompt import Message
 from bioie_ray.retrieval.models import ModelSource
 
-FORMAT_VERSION = 1
-# A query that has no prompt (too long by itself) has a row all the same: it counts as answered by nothing.
+FORMAT_VERSION = 2
+# A query that has no prompt (too long by itself), or that a server does not take, has a row all the same: it counts as answered by nothing.
 NOT_ASKED = "not_asked"
+_WHY: Final = {"too_long_for_server": "are longer than the server takes", "refused": "are refused by the server's content policy"}
+_ADVICE: Final = "make prompts shorter (prompt.max_tokens with generate.tokenizer), or ask another server"
 GENERATION_SCHEMA = pa.schema(
     [
         ("document_id", pa.string()),
@@ -92,9 +94,23 @@ class GenerateStep(ShardStep):
         return WorkerSpec(GenerateWorker, arguments, threads=settings.threads, affinity=affinity(settings), uses_gpu=settings.uses_gpu)
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
-        """What was asked of whom, and what it cost."""
+        """What was asked of whom, and what it cost.
+
+        Raises:
+            ValueError: a server took none of the queries. What was written is given up then.
+        """
         settings = self.recipe.generate
-        return {"task": self.recipe.task, "repeats": settings.repeats, **finish_asking(self.output, settings, markers)}
+        counts = {name: sum(marker.counts[name] for marker in markers.values()) for name in ("answers", *_WHY)}
+        told = [f"{counts[name]} queries {why}, which counts as no answer" for name, why in _WHY.items() if counts[name]]
+        if told and not counts["answers"]:
+            self.output.discard()
+            raise ValueError(f"{self.what}: there is no answer at all; {' and '.join(told)}; {_ADVICE}")
+        return {
+            "task": self.recipe.task,
+            "repeats": settings.repeats,
+            **finish_asking(self.output, settings, markers),
+            **({"warnings": told} if told else {}),
+        }
 
 
 class GenerateWorker:
@@ -114,6 +130,8 @@ class GenerateWorker:
 
         if model is not None:
             settings = settings.model_copy(update={"model": str(model.folder())})
+        self._settings = settings
+        self._sends_seed = settings.engine != "openai" or settings.endpoint.sends_seed
         self._prompts = prompts
         self._num_draws = num_draws
         self._seed = seed
@@ -132,16 +150,25 @@ class GenerateWorker:
         shard, repeat = split_unit(unit)
         prompts = self._prompts.read_shard(draw_unit(shard, min(repeat, self._num_draws))).to_pylist()
         requests = [
-            Request(row["document_id"], row["text"], _messages(row["messages"]), sample_seed(self._seed, row["document_id"], repeat))
+            Request(
+                row["document_id"],
+                row["text"],
+                _messages(row["messages"]),
+                sample_seed(self._settings, self._seed, row["document_id"], repeat),
+                may_go_unanswered=True,
+            )
             for row in prompts
             if row["problem"] is None
         ]
         done = answer(self._engine, requests, self._output, unit)
-        seeds = {request.id: request.seed for request in requests}
-        rows = [_row(row, repeat, done.get(row["document_id"]), seeds.get(row["document_id"], 0)) for row in prompts]
+        seeds = {request.id: request.seed for request in requests} if self._sends_seed else {}
+        rows = [_row(row, repeat, done.get(row["document_id"]), seeds.get(row["document_id"])) for row in prompts]
+        num_not_asked = sum(row["finish"] == NOT_ASKED for row in rows)
         counts = {
-            "answers": len(done),
-            "not_asked": len(rows) - len(done),
+            "answers": len(rows) - num_not_asked,
+            "not_asked": num_not_asked,
+            "too_long_for_server": sum(completion.finish == "too_long" for completion in done.values()),
+            "refused": sum(completion.finish == "refused" for completion in done.values()),
             "prompt_tokens": sum(completion.num_prompt_tokens for completion in done.values()),
             "answer_tokens": sum(completion.num_answer_tokens for completion in done.values()),
             "cut_off": sum(completion.finish == "length" for completion in done.values()),
@@ -159,13 +186,14 @@ def _messages(text: str) -> tuple[Message, ...]:
     return tuple(Message(turn["role"], turn["content"]) for turn in json.loads(text))
 
 
-def _row(prompt: Mapping[str, Any], repeat: int, completion: Completion | None, seed: int) -> dict[str, Any]:
+def _row(prompt: Mapping[str, Any], repeat: int, completion: Completion | None, seed: int | None) -> dict[str, Any]:
+    answered = completion is not None and completion.finish not in UNANSWERED
     return {
         "document_id": prompt["document_id"],
         "repeat": repeat,
         "seed": seed,
         "answer": completion.text if completion else "",
-        "finish": completion.finish if completion else NOT_ASKED,
+        "finish": completion.finish if completion and answered else NOT_ASKED,
         "num_prompt_tokens": completion.num_prompt_tokens if completion else 0,
         "num_answer_tokens": completion.num_answer_tokens if completion else 0,
         "num_examples": len(prompt["example_ids"]),

@@ -9,12 +9,14 @@ from typing import Any
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.record import now
+from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.training import STAGES
 from bioie_ray.evaluation.report import ReportData, build_report
 from bioie_ray.evaluation.score_results import missing_runs
 from bioie_ray.pipeline.locate import locate_all
 from bioie_ray.pipeline.report_answers import sample_answers
 from bioie_ray.pipeline.report_instructions import instructions_summary
+from bioie_ray.pipeline.report_missing import missing_of_recipe
 from bioie_ray.pipeline.report_parts import corpus_summary, provenance, reranker_summary, vectors_summary
 from bioie_ray.pipeline.report_scores import latest_decisions, read_scores
 from bioie_ray.pipeline.report_selections import BASELINE, Selection, selection_results
@@ -22,11 +24,13 @@ from bioie_ray.pipeline.report_training import preferences_summary, stage_summar
 from bioie_ray.pipeline.report_upstream import with_upstream
 
 
-def make_report(places: Sequence[str], out: Path, *, endpoint: str | None = None) -> Path:
+def make_report(places: Sequence[str], out: Path, *, endpoint: str | None = None, recipe: Recipe | None = None) -> Path:
     """Write the page for the outputs at several places (a store stands for all of its outputs).
 
+    Runs that are missing are those of the recipe, or without one what is lacking of the grid that the scores span.
+
     Raises:
-        ValueError: nothing finished lies there, or ``out`` is no HTML file name or cannot be written.
+        ValueError: nothing finished lies there, the recipe cannot be planned, or ``out`` is no HTML file name or cannot be written.
     """
     found = [(output, output.record()) for output in locate_all(places, endpoint)]
     by_kind: dict[str, list[tuple[Output, dict[str, Any]]]] = {}
@@ -53,7 +57,8 @@ def make_report(places: Sequence[str], out: Path, *, endpoint: str | None = None
         rerankers=tuple(reranker_summary(names(o), o, r) for o, r in by_kind.get("rerankers", [])),
         provenance=tuple(provenance(names(o), o, r) for o, r in made),
         scores=scores,
-        missing=missing_runs(scores),
+        missing=missing_runs(scores) if recipe is None else missing_of_recipe(recipe, [output.key for output, _ in scored]),
+        grid_recipe=recipe.name if recipe else "",
         answers=sample_answers(scored, scores, names),
     )
     try:

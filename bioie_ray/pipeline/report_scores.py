@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pyarrow as pa
@@ -16,25 +16,10 @@ from bioie_ray.evaluation.statistics import Comparison, DocumentCounts, paired_b
 from bioie_ray.evaluation.table import document_counts
 from bioie_ray.pipeline.evaluate import decided_version
 from bioie_ray.pipeline.report_selections import BASELINE
+from bioie_ray.pipeline.report_settings import Flat, asked_alike, flat_settings, setting_labels
 from bioie_ray.pipeline.report_upstream import Found
 
 _DECIDED: Final = re.compile(r"\.d\d+-[0-9a-f]+$")
-# What a run's place in the tables says already, or what cannot change a score.
-_NOT_SETTINGS: Final = (
-    "name",
-    "version",
-    "labels",
-    "job",
-    "store",
-    "storage",
-    "source",
-    "cluster",
-    "matrix",
-    "task",
-    "prompt.num_examples",
-    "select.method",
-)
-_SETTINGS_NAMED: Final = 3  # a label of more is longer than the output's name
 _COLUMNS: Final = ("document_id", "repeat", "variant", "strict_tp", "strict_fp", "strict_fn")
 
 
@@ -62,27 +47,40 @@ def _standing(place: str, versions: Sequence[Found]) -> Found:
 
 def read_scores(found: Sequence[Found], names: Callable[[Output], str]) -> tuple[ScoreResult, ...]:
     """Every run, by task, model, method and number of examples; each with what sets it apart where runs are otherwise the same."""
-    settings = _settings([record for _, record in found])
-    runs = [(_result(output, record, setting, names), output) for (output, record), setting in zip(found, settings, strict=True)]
-    runs.sort(key=lambda run: (run[0].task, run[0].model, run[0].method != ZERO_SHOT, run[0].name, run[0].num_examples, run[0].source))
+    labels = setting_labels([record for _, record in found])
+    runs = [
+        _Run(_result(output, record, label, names), output, flat_settings(record))
+        for (output, record), label in zip(found, labels, strict=True)
+    ]
+    runs.sort(key=lambda run: _order(run.result))
     counts: dict[str, DocumentCounts] = {}
 
-    def counted(result: ScoreResult, output: Output) -> DocumentCounts:
-        if result.source not in counts:
-            tables = [output.read_shard(shard, _COLUMNS) for shard in output.shards()]
-            counts[result.source] = document_counts(pa.concat_tables(tables), "corrected")
-        return counts[result.source]
+    def counted(run: _Run) -> DocumentCounts:
+        if run.result.source not in counts:
+            tables = [run.output.read_shard(shard, _COLUMNS) for shard in run.output.shards()]
+            counts[run.result.source] = document_counts(pa.concat_tables(tables), "corrected")
+        return counts[run.result.source]
 
     compared = []
-    for result, output in runs:
-        other = _baseline_of(result, [run for run, _ in runs])
+    for run in runs:
+        other, zero = _counterpart(run, runs, BASELINE, run.result.num_examples), _counterpart(run, runs, ZERO_SHOT, 0)
         against: Comparison | None = None
         if other is not None:
-            theirs = next(place for run, place in runs if run is other)
-            mine, its = counted(result, output), counted(other, theirs)
-            against = paired_bootstrap(mine, its, confidence=result.confidence) if mine.documents == its.documents else None
-        compared.append(replace(result, against=against))
+            mine, its = counted(run), counted(other)
+            against = paired_bootstrap(mine, its, confidence=run.result.confidence) if mine.documents == its.documents else None
+        compared.append(replace(run.result, against=against, zero_shot=zero.result.source if zero else None))
     return tuple(compared)
+
+
+@dataclass(frozen=True)
+class _Run:
+    result: ScoreResult
+    output: Output
+    settings: Flat
+
+
+def _order(result: ScoreResult) -> tuple[Any, ...]:
+    return (result.task, result.model, result.method != ZERO_SHOT, result.name, result.num_examples, result.source)
 
 
 def _result(output: Output, record: Mapping[str, Any], setting: str, names: Callable[[Output], str]) -> ScoreResult:
@@ -106,42 +104,17 @@ def _result(output: Output, record: Mapping[str, Any], setting: str, names: Call
     )
 
 
-def _baseline_of(result: ScoreResult, runs: Sequence[ScoreResult]) -> ScoreResult | None:
-    """The run with as many random examples; of several, the one with the same setting, else none."""
-    if result.method == BASELINE:
+def _counterpart(run: _Run, runs: Sequence[_Run], method: str, num_examples: int) -> _Run | None:
+    """The run of another method whose model was asked in the same way; ``None`` where there is none, or nobody can say which of several."""
+    mine = run.result
+    if mine.method in {method, ZERO_SHOT}:
         return None
-    place = (result.task, result.model, result.num_examples, BASELINE)
-    others = [run for run in runs if (run.task, run.model, run.num_examples, run.method) == place]
-    same = [run for run in others if run.setting == result.setting] or others
-    return same[0] if len(same) == 1 else None
-
-
-def _settings(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What sets each run apart from others of its task, model, method and number of examples: settings, else the output's name."""
-    flat = [dict(_flattened(record["recipe"])) for record in records]
-    told: list[str] = []
-    for at, record in enumerate(records):
-        alike = [n for n, other in enumerate(records) if _place(other) == _place(record)]
-        keys = sorted({key for n in alike for key in {*flat[n], *flat[at]} if flat[n].get(key) != flat[at].get(key)})
-        told.append(", ".join(f"{key} {flat[at].get(key, 'unset')}" for key in keys))
-        if len(alike) > 1 and not 0 < len(keys) <= _SETTINGS_NAMED:
-            told[-1] = f"{record['name']}@{record['version']}"
-    return told
-
-
-def _place(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(record[key] for key in ("task", "model", "method", "num_examples"))
-
-
-def _flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in section.items():
-        name = f"{prefix}{key}"
-        if name in _NOT_SETTINGS:
-            continue
-        if isinstance(value, Mapping):
-            yield from _flattened(value, f"{name}.")
-        else:
-            yield name, str(value).lower() if isinstance(value, bool) else str(value)
+    place = (mine.task, mine.model, method, num_examples)
+    others = [other for other in runs if (other.result.task, other.result.model, other.result.method, other.result.num_examples) == place]
+    alike = [other for other in others if asked_alike(other.settings, run.settings)]
+    if len(alike) > 1:
+        alike = [other for other in alike if other.result.setting == mine.setting]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _decided(record: Mapping[str, Any]) -> int:

@@ -7,7 +7,8 @@ once. A step gets its record as soon as its own units are done.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -49,15 +50,15 @@ def run_plan(steps: Sequence[Step], progress: Progress, *, attempt: int = 1) -> 
 
     Raises:
         DriftError: an output of another fingerprint has the version.
-        UnitsFailedError: some units failed; what does not need them was done all the same: one model that cannot be had costs a grid of
-            models its own cells and no other.
-        ValueError: a step refused to finish (too much in quarantine, say).
+        UnitsFailedError: some units failed, or some steps refused; what does not need them was done all the same: one model that cannot
+            be had costs a grid of models its own cells and no other.
+        ValueError: one step refused to begin or to finish (too much in quarantine, say), and nothing else went wrong.
     """
     ordered = sorted(steps, key=_rank)
     for step in ordered:
         step.output.check_drift()  # before any work, not after an hour of it
     meter = Meter(attempt)
-    failed: list[UnitsFailedError] = []
+    failed: list[_Running] = []
     try:
         for _, same_kind in itertools.groupby(ordered, key=_rank):
             group = list(same_kind)
@@ -66,14 +67,10 @@ def run_plan(steps: Sequence[Step], progress: Progress, *, attempt: int = 1) -> 
                 if len(ready) < len(group):
                     progress.line(f"{group[0].what}: {len(group) - len(ready)} of {len(group)} outputs wait for what failed")
                 group = ready
-            try:
-                _run_group(group, progress, meter)
-            except UnitsFailedError as error:
-                failed.append(error)
+            failed += _run_group(group, progress, meter)
     finally:
         meter.stop()
-    if failed:
-        raise UnitsFailedError("; ".join(error.what for error in failed), [failure for error in failed for failure in error.failures])
+    _raise(failed)
 
 
 def _rank(step: Step) -> int:
@@ -82,18 +79,34 @@ def _rank(step: Step) -> int:
 
 @dataclass
 class _Running:
-    """A step under way: which units are still out, and which shards were there before."""
+    """A step under way: which units are still out, which shards were there before, and why it is not finished, if it will not be."""
 
     step: Step
     started: datetime
     num_kept: int
-    waiting: set[str]
+    waiting: set[str] = field(default_factory=set)
     failures: list[UnitFailure] = field(default_factory=list)
+    refusal: ValueError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is over without its record."""
+        return bool(self.failures) or self.refusal is not None
+
+    @contextmanager
+    def may_refuse(self) -> Iterator[None]:
+        """What a step refuses ends the step; others of its kind go on."""
+        try:
+            yield
+        except ValueError as error:
+            self.refusal = error
 
 
-def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
+def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> list[_Running]:
+    """Run steps of one kind together; those that failed or refused come back."""
     running: dict[str, _Running] = {}
     pending: dict[str, list[str]] = {}
+    specs: dict[str, WorkerSpec] = {}
     num_done = 0
     for step in steps:
         if step.output.is_finished():
@@ -101,22 +114,36 @@ def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
             continue
         step.output.claim()
         kept = step.output.markers()
-        left = [unit for unit in step.units() if not step.is_done(unit, kept)]
-        num_done += len(kept)
-        state = running[step.output.key] = _Running(step, now(), len(kept), set(left))
-        if left:
-            pending[step.output.key] = left
-        else:
-            _finish(state, progress, meter)
-    if not pending:
-        return
-    specs = {key: running[key].step.worker() for key in pending}
+        state = running[step.output.key] = _Running(step, now(), len(kept))
+        with state.may_refuse():
+            left = [unit for unit in step.units() if not step.is_done(unit, kept)]
+            if left:
+                specs[step.output.key] = step.worker()
+                pending[step.output.key] = left
+                state.waiting = set(left)
+                num_done += len(kept)
+            else:
+                _finish(state, progress, meter)
+    if pending:
+        _run_units([running[key] for key in pending], pending, specs, num_done, progress, meter)
+    return [state for state in running.values() if state.failed]
+
+
+def _run_units(
+    states: Sequence[_Running],
+    pending: Mapping[str, Sequence[str]],
+    specs: Mapping[str, WorkerSpec],
+    num_done: int,
+    progress: Progress,
+    meter: Meter,
+) -> None:
+    running = {state.step.output.key: state for state in states}
     in_turn = sorted(specs, key=lambda key: specs[key].affinity)
     units = [join(key, unit) for key in in_turn for unit in pending[key]]
-    first = next(iter(running.values())).step
-    what = first.what if len(running) == 1 else f"{first.what} and {len(running) - 1} more"
+    first = states[0].step
+    what = first.what if len(states) == 1 else f"{first.what} and {len(states) - 1} more"
 
-    noted = [state.step.output for state in running.values() if state.step.takes_notes]
+    noted = [state.step.output for state in states if state.step.takes_notes]
     with progress.notes(noted), progress.track(what, total=len(units) + num_done, done=num_done) as advance:
 
         def on_done(joined: str, failure: UnitFailure | None) -> None:
@@ -128,7 +155,8 @@ def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
                 progress.debug(failure.details)
                 state.failures.append(UnitFailure(unit, failure.reason, failure.details))
             elif not state.waiting and not state.failures:
-                _finish(state, progress, meter)
+                with state.may_refuse():
+                    _finish(state, progress, meter)
 
         spec = WorkerSpec(
             GroupWorker,
@@ -138,7 +166,6 @@ def _run_group(steps: Sequence[Step], progress: Progress, meter: Meter) -> None:
             in_driver=any(spec.in_driver for spec in specs.values()),
         )
         run_units(spec, units, first.recipe.cluster, on_done, Monitor(meter, progress.line))
-    _raise_failures(list(running.values()))
 
 
 def _finish(state: _Running, progress: Progress, meter: Meter) -> None:
@@ -159,13 +186,17 @@ def _finish(state: _Running, progress: Progress, meter: Meter) -> None:
         progress.line(f"{step.what}: another run of the same recipe finished it first, {output.location}")
 
 
-def _raise_failures(states: Sequence[_Running]) -> None:
-    failed = [state for state in states if state.failures]
+def _raise(failed: Sequence[_Running]) -> None:
     if not failed:
         return
-    failures = [
-        UnitFailure(f"{state.step.output.location} {failure.unit}", failure.reason, failure.details)
-        for state in failed
-        for failure in state.failures
-    ]
-    raise UnitsFailedError(failed[0].step.what, failures)
+    first = failed[0]
+    if len(failed) == 1 and first.refusal is not None:
+        raise first.refusal
+    failures: list[UnitFailure] = []
+    for state in failed:
+        place = state.step.output.location
+        failures += [UnitFailure(f"{place} {failure.unit}", failure.reason, failure.details) for failure in state.failures]
+        if state.refusal is not None:
+            failures.append(UnitFailure(place, str(state.refusal), ""))
+    firsts = {state.step.output.key.partition("/")[0]: state.step.what for state in reversed(failed)}
+    raise UnitsFailedError("; ".join(reversed(firsts.values())), failures)

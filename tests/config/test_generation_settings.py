@@ -24,6 +24,8 @@ from bioie_ray.config.recipe import Recipe, resolve
         ({"endpoint": {"url": "https://h/v1?api-version=2&api-key=abc"}}, "the URL holds a parameter `api-key`"),
         ({"endpoint": {"url": "https://h/v1#accesskey=abc"}}, "the URL holds a parameter `accesskey`"),
         ({"endpoint": {"url": "https://h/v1?key=abc"}}, "the URL holds a parameter `key`"),
+        ({"endpoint": {"url": "https://h/v1?subscription=abc"}}, "the URL holds a parameter `subscription`, which may be a key"),
+        ({"endpoint": {"url": "https://h/v1?version=2#"}}, "the URL holds more than an address"),
         ({"endpoint": {"max_usd": 1.0}}, r"endpoint\.max_usd needs prices"),
         ({"temperature": -1}, "greater than or equal to 0"),
     ],
@@ -39,6 +41,8 @@ def test_two_evaluators_that_differ() -> None:
     assert DmcrSettings(evaluators=()).evaluators == ()
     with pytest.raises(ValidationError, match="are the same model twice"):
         DmcrSettings(evaluators=(one, one))
+    with pytest.raises(ValidationError, match="evaluators are models that are there before the recipe is run"):
+        DmcrSettings(evaluators=(one, ModelSettings(model="stage:preft")))
     with pytest.raises(ValidationError, match="lists 1; give two"):
         DmcrSettings(evaluators=(one,))
 
@@ -53,6 +57,11 @@ def test_names_hold_what_an_output_depends_on() -> None:
     zero, two = Recipe(name="g", job="evaluate", matrix=matrix, evaluate={"bootstrap_samples": 100}).cells()
     assert [two.name_of(kind) for kind in ("selections", "prompts", "dmcr", "scores")] == ["g-biorelex-ders", *["g-biorelex-m-ders-2"] * 3]
     assert [zero.name_of(kind) for kind in ("prompts", "generations", "scores")] == ["g-biorelex-m-0"] * 3
+
+
+def test_a_url_may_name_a_version() -> None:
+    url = "https://h/openai/deployments/d?api-version=2024-10-21&deployment=d"
+    assert GenerateSettings(engine="openai", endpoint={"url": url}).endpoint.url == url
 
 
 def test_a_password_in_a_url_is_not_repeated() -> None:

@@ -28,36 +28,46 @@ def test_a_bar_is_filled_in_proportion_without_gaps(parts: list[tuple[str, int]]
 
 
 def test_every_line_begins_at_zero_shot_and_runs_to_the_right() -> None:
-    plot = lines(
-        [LineInput("near", "line-1", ((1, flat(0.3)), (5, flat(0.6)))), LineInput("ders", "line-random", ((1, flat(0.2)),))],
-        flat(0.1),
-        300.0,
-        200.0,
+    zero = flat(0.1)
+    near, ders = (
+        LineInput("near", "line-1", ((1, flat(0.3)), (5, flat(0.6))), zero),
+        LineInput("ders", "line-random", ((1, flat(0.2)),), zero),
     )
-    assert plot.start is not None
-    assert (plot.start.x, plot.start.value) == (0.0, 0.1)
+    plot = lines([near, ders], 300.0, 200.0)
+    (start,) = plot.starts
+    assert (start.x, start.value) == (0.0, 0.1)
     for line in plot.lines:
         way = [tuple(map(float, point.split(","))) for point in line.path.split()]
-        assert way[0] == (plot.start.x, plot.start.y)
+        assert way[0] == (start.x, start.y)
         assert [x for x, _ in way] == sorted(x for x, _ in way)
         assert len(way) == len(line.points) + 1
     assert plot.x.ticks == (0.0, 1.0, 5.0)
 
 
 def test_lines_without_zero_shot_begin_where_they_begin() -> None:
-    plot = lines([LineInput("near", "line-1", ((1, flat(0.3)), (3, flat(0.6))))], None, 300.0, 200.0)
-    assert plot.start is None
+    plot = lines([LineInput("near", "line-1", ((1, flat(0.3)), (3, flat(0.6))))], 300.0, 200.0)
+    assert plot.starts == ()
     assert len(plot.lines[0].path.split()) == 2
 
 
+def test_lines_of_other_settings_begin_at_their_own_zero_shot() -> None:
+    rows = [LineInput(f"near {n}", "line-1", ((1, flat(0.5)),), zero) for n, zero in enumerate((flat(0.1), flat(0.3), None))]
+    plot = lines(rows, 300.0, 200.0)
+    assert [(start.value, start.number) for start in plot.starts] == [(0.1, 0), (0.3, 0)]
+    assert plot.starts[0].x < plot.starts[1].x  # side by side
+    ways = {line.label: line.path.split() for line in plot.lines}
+    assert [ways[f"near {n}"][0] for n in (0, 1)] == [f"{start.x},{start.y}" for start in plot.starts]
+    assert len(ways["near 2"]) == 1
+
+
 def test_intervals_at_one_number_of_examples_stand_side_by_side() -> None:
-    plot = lines([LineInput(name, "line-1", ((3, flat(0.4)),)) for name in "abcd"], None, 300.0, 200.0)
+    plot = lines([LineInput(name, "line-1", ((3, flat(0.4)),)) for name in "abcd"], 300.0, 200.0)
     assert len({line.points[0].x for line in plot.lines}) == 4
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_labels_of_lines_never_overlap(means: list[float]) -> None:
-    plot = lines([LineInput(f"m{n}", "line-1", ((1, flat(mean)),)) for n, mean in enumerate(means)], flat(0.5), 300.0, 220.0)
+    plot = lines([LineInput(f"m{n}", "line-1", ((1, flat(mean)),), flat(0.5)) for n, mean in enumerate(means)], 300.0, 220.0)
     heights = sorted(line.label_y for line in plot.lines)
     assert all(b - a >= LABEL_HEIGHT - 0.2 for a, b in itertools.pairwise(heights))
     assert {line.label for line in plot.lines} == {f"m{n}" for n in range(len(means))}

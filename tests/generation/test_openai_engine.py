@@ -79,11 +79,11 @@ def test_what_is_asked(server):
     assert all("Authorization" not in headers for headers in server.headers)
 
 
-def test_seeds_fit_into_31_bits_or_stay_at_home(server):
-    big = [(0, [Request("d/1", None, (Message("user", "?"),), seed=2**63 + 5)])]
+def test_seeds_are_sent_as_they_are_or_stay_at_home(server):
+    big = [(0, [Request("d/1", None, (Message("user", "?"),), seed=2**31 - 5)])]
     engine(server).generate(big, lambda number, completions: None)
     engine(server, sends_seed=False).generate(big, lambda number, completions: None)
-    assert [body.get("seed") for body in server.asked] == [5, None]
+    assert [body.get("seed") for body in server.asked] == [2**31 - 5, None]
 
 
 def test_structured_sends_the_schema(server):
@@ -102,7 +102,7 @@ def test_structured_sends_the_schema(server):
         ("ner", 'none [1] of "a"', "stop", 'none [1] of "a"', "stop"),
         ("re", '[["a", "b"], ["c"', "length", '[["a", "b"], ["c"', "length"),
         (None, '["a"] and more', "stop", '["a"] and more', "stop"),
-        (None, None, "content_filter", "", "stop"),
+        (None, None, "content_filter", "", "refused"),
     ],
 )
 def test_answers_are_cut_behind_their_list(server, kind, said, finish, text, finished):
@@ -337,10 +337,10 @@ TOO_LONG = [
 
 
 @pytest.mark.parametrize("reply", TOO_LONG)
-def test_one_that_may_be_too_long_costs_only_itself(server, reply):
+def test_one_that_is_too_long_and_may_be_costs_only_itself(server, reply):
     server.respond = lambda number, body: reply if body["messages"][0]["content"] == "question 1" else echo(number, body)
     asked, done = engine(server, concurrency=1), {}
-    chunks = [(number, [replace(request, may_be_too_long=True)]) for number, request in enumerate(requests(3))]
+    chunks = [(number, [replace(request, may_go_unanswered=True)]) for number, request in enumerate(requests(3))]
     asked.generate(chunks, lambda index, completions: done.update({completion.id: completion for completion in completions}))
     assert done["d1/1"] == Completion("d1/1", "", "too_long", 0, 0)
     assert [done[f"d{i}/1"].text for i in (0, 2)] == ['["question 0"]', '["question 2"]']
@@ -359,9 +359,27 @@ def test_one_that_may_be_too_long_costs_only_itself(server, reply):
 )
 def test_what_is_not_about_the_length_of_one_request_still_ends_the_run(server, reply):
     server.respond = lambda number, body: reply
-    chunks = [(0, [replace(requests(1)[0], may_be_too_long=True)])]
+    chunks = [(0, [replace(requests(1)[0], may_go_unanswered=True)])]
     with pytest.raises(EngineError, match="refuses d0/1: HTTP 40"):
         engine(server).generate(chunks, lambda *_: pytest.fail("an answer"))
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        error(400, "The response was filtered due to the prompt triggering our content management policy.", code="content_filter"),
+        error(403, "Your request was rejected", code="content_policy_violation"),
+        error(200, "blocked by the content filter", code=400),
+        Reply({"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}),
+    ],
+)
+def test_one_that_a_content_policy_forbids_costs_only_itself(server, reply):
+    server.respond = lambda number, body: reply if body["messages"][0]["content"] == "question 1" else echo(number, body)
+    asked, done = engine(server, concurrency=1), {}
+    chunks = [(number, [replace(request, may_go_unanswered=True)]) for number, request in enumerate(requests(3))]
+    asked.generate(chunks, lambda index, completions: done.update({completion.id: completion for completion in completions}))
+    assert done["d1/1"] == Completion("d1/1", "", "refused", 0, 0)
+    assert [done[f"d{i}/1"].text for i in (0, 2)] == ['["question 0"]', '["question 2"]']
 
 
 def test_a_model_that_is_not_served(server):

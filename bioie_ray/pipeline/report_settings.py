@@ -1,0 +1,77 @@
+"""What sets runs apart in their settings, and which runs differ in nothing but their examples: from the recipes in their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+Flat = Mapping[str, str]
+
+# What a run's place in the tables says already, or what cannot change a score.
+_NOT_SETTINGS: Final = (
+    "name",
+    "version",
+    "labels",
+    "job",
+    "store",
+    "storage",
+    "source",
+    "cluster",
+    "matrix",
+    "task",
+    "prompt.num_examples",
+    "select.method",
+)
+# What chooses examples, how many times is asked, and what only moves the last bits of a sum.
+_ABOUT_EXAMPLES: Final = ("select.", "embed.", "index.", "rerank.", "train_reranker.", "prepare.", "prompt.order")
+_ABOUT_EXECUTION: Final = (
+    "generate.repeats",
+    "generate.threads",
+    "generate.batch_size",
+    "generate.batch_tokens",
+    "generate.endpoint.",
+    "evaluate.",
+)
+_NAMED: Final = 3  # a label of more is longer than the output's name
+
+
+def flat_settings(record: Mapping[str, Any]) -> Flat:
+    """The settings of a record's recipe by their dotted keys."""
+    return dict(_flattened(record["recipe"]))
+
+
+def setting_labels(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets each run apart from others of its task, model, method and number of examples: settings, else the output's name."""
+    flat = [flat_settings(record) for record in records]
+    told: list[str] = []
+    for at, record in enumerate(records):
+        alike = [n for n, other in enumerate(records) if _place(other) == _place(record)]
+        keys = sorted({key for n in alike for key in {*flat[n], *flat[at]} if flat[n].get(key) != flat[at].get(key)})
+        told.append(", ".join(f"{key} {flat[at].get(key, 'unset')}" for key in keys))
+        if len(alike) > 1 and not 0 < len(keys) <= _NAMED:
+            told[-1] = f"{record['name']}@{record['version']}"
+    return told
+
+
+def asked_alike(one: Flat, other: Flat) -> bool:
+    """Whether two runs asked the same model in the same way, whatever their examples.
+
+    A key that only one has is one that an earlier version of this package did not know, and is passed over.
+    """
+    keys = one.keys() & other.keys()
+    return all(one[key] == other[key] for key in keys if not key.startswith((*_ABOUT_EXAMPLES, *_ABOUT_EXECUTION)))
+
+
+def _place(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(record[key] for key in ("task", "model", "method", "num_examples"))
+
+
+def _flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        if name in _NOT_SETTINGS:
+            continue
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{name}.")
+        else:
+            yield name, str(value).lower() if isinstance(value, bool) else str(value)
