@@ -1,4 +1,4 @@
-"""What a model must not have been trained on: test documents, and the dev documents by which its best checkpoint is chosen."""
+"""What a model must not have been trained on: test documents, and the dev documents that it is scored by, in training or after."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HeldOutTexts:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The test documents of some corpora, and the dev documents of those that score a model while it is trained."""
+    """The test documents of some corpora, and the dev documents of those that score a model."""
 
     test: Mapping[CorpusName, Step]
     dev: Mapping[CorpusName, Step]

@@ -38,6 +38,7 @@ class Planner:
     """Makes each step of a recipe once, however many steps or matrix cells need it."""
 
     _steps: dict[tuple[str, str], Step] = field(default_factory=dict)
+    _asked_about_dev: dict[str, set[TaskName]] = field(default_factory=dict)
 
     def plan(self, recipe: Recipe, job: JobName | None = None) -> list[Step]:
         """The steps that the recipe's job (or another one of its jobs) needs, inputs before what reads them.
@@ -46,7 +47,12 @@ class Planner:
             ValueError: a source, model or setting that cannot be used.
         """
         ordered: dict[str, Step] = {}
-        for cell in recipe.cells():
+        cells = recipe.cells()
+        # Of all cells before the first is planned, and whatever the job: one training serves many, and must not know what any asks it.
+        for cell in cells:
+            if cell.generate.model.startswith(STAGE_PREFIX) and cell.select.queries == "dev":
+                self._asked_about_dev.setdefault(cell.name_of("instructions"), set()).add(cell.task)
+        for cell in cells:
             _collect(self._target(cell, job or recipe.job), ordered)
         return list(ordered.values())
 
@@ -121,10 +127,11 @@ class Planner:
         return step
 
     def _held_out(self, recipe: Recipe) -> HeldOut:
-        """Test documents of the tasks held out and of those that instruction data is made of; dev documents that score a model in training."""
+        """Test documents of the tasks held out and of those that instruction data is made of; dev documents that score a model, in training or after."""
         test = self._corpora(recipe, [*_held_out_tasks(recipe), *_source_tasks(recipe)])
         questions = self._dev_questions(recipe)
-        return HeldOut(test, questions.corpora if questions else {}, recipe.select.dev_share, recipe.seed)
+        dev = self._corpora(recipe, self._asked_about_dev.get(recipe.name_of("instructions"), ()))
+        return HeldOut(test, {**dev, **(questions.corpora if questions else {})}, recipe.select.dev_share, recipe.seed)
 
     def _corpora(self, recipe: Recipe, tasks: Iterable[TaskName]) -> dict[CorpusName, Step]:
         """The corpora of some tasks, by name."""

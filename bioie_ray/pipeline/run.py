@@ -84,6 +84,7 @@ class _Running:
     step: Step
     started: datetime
     num_kept: int
+    has_begun: bool = False
     waiting: set[str] = field(default_factory=set)
     failures: list[UnitFailure] = field(default_factory=list)
     refusal: ValueError | None = None
@@ -143,13 +144,27 @@ def _run_units(
     first = states[0].step
     what = first.what if len(states) == 1 else f"{first.what} and {len(states) - 1} more"
 
+    spec = WorkerSpec(
+        GroupWorker,
+        {"specs": specs},
+        threads=max(spec.threads for spec in specs.values()),
+        uses_gpu=any(spec.uses_gpu for spec in specs.values()),
+        in_driver=any(spec.in_driver for spec in specs.values()),
+    )
+    # Where one unit follows the other (trainings, each on all the machines there are), an output's time begins when its first one does.
+    one_by_one = first.recipe.cluster.executor == "inline" or spec.in_driver
+    free_since = now()
+
     noted = [state.step.output for state in states if state.step.takes_notes]
     with progress.notes(noted), progress.track(what, total=len(units) + num_done, done=num_done) as advance:
 
         def on_done(joined: str, failure: UnitFailure | None) -> None:
+            nonlocal free_since
             key, unit = part(joined)
             advance(joined, failure)
             state = running[key]
+            if one_by_one and not state.has_begun:
+                state.has_begun, state.started = True, free_since
             state.waiting.discard(unit)
             if failure:
                 progress.debug(failure.details)
@@ -157,14 +172,8 @@ def _run_units(
             elif not state.waiting and not state.failures:
                 with state.may_refuse():
                     _finish(state, progress, meter)
+            free_since = now()
 
-        spec = WorkerSpec(
-            GroupWorker,
-            {"specs": specs},
-            threads=max(spec.threads for spec in specs.values()),
-            uses_gpu=any(spec.uses_gpu for spec in specs.values()),
-            in_driver=any(spec.in_driver for spec in specs.values()),
-        )
         run_units(spec, units, first.recipe.cluster, on_done, Monitor(meter, progress.line))
 
 

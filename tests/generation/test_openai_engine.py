@@ -1,6 +1,5 @@
 """Every fault of a server ends in a finished run or in one sentence, and nothing that was answered is lost."""
 
-import itertools
 import logging
 import re
 import threading
@@ -147,9 +146,9 @@ def test_requests_go_on_while_one_is_handed_over_and_only_one_is(server):
 def test_requests_per_minute(server):
     began = time.monotonic()
     run(engine(server, requests_per_minute=600, concurrency=8), 6)
-    assert time.monotonic() - began > 0.45
-    gaps = [later - earlier for earlier, later in itertools.pairwise(server.times)]
-    assert min(gaps) > 0.05
+    # None comes before its turn; how much later is the machine's affair.
+    assert all(at - began > 0.1 * turn - 0.01 for turn, at in enumerate(server.times))
+    assert len(server.times) == 6
 
 
 def test_what_hand_over_raises_comes_through_after_the_others(server):

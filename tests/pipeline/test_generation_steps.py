@@ -199,7 +199,7 @@ def test_a_query_that_is_too_long_counts_as_unanswered(settings: dict[str, Any],
     assert sum(row["strict_fn"] for row in rows(store / "scores/r@1") if row["document_id"] == "t099") == 6  # repeats x variants
     assert record(store / "scores/r@1")["not_asked"] == record(store / "generations/r@1")["counts"]["not_asked"] > 0
     html = make_report([str(store)], tmp_path / "report.html").read_text()
-    assert "not asked, too long</span>" in html
+    assert "not taken: too long, or refused</span>" in html
 
 
 def test_examples_that_do_not_fit_are_in_scores_and_report(store: Path, settings: dict[str, Any], tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from pipeline_builders import make_recipe, planned, record, rows, run, shards
 
 from bioie_ray.artifacts.output import DriftError
 from bioie_ray.config.keys import RecipeError
+from bioie_ray.config.recipe import JobName
+from bioie_ray.corpora.tasks import TASKS
 from bioie_ray.pipeline import dev_questions
 from bioie_ray.pipeline.plan import Planner
 from bioie_ray.pipeline.train_stage import TrainStage
@@ -302,3 +304,19 @@ def test_a_model_that_is_scored_on_dev_is_not_trained_on_it(tmp_path: Path, tiny
 def test_nobody_asks_about_test_documents_for_pairs(tmp_path: Path, tiny_llm: str) -> None:
     with pytest.raises(RecipeError, match=r"preferences: splits lists test: nobody trains on test documents"):
         make_recipe(tmp_path, **chain(tiny_llm, preferences={"splits": ["train", "test"]}))
+
+
+@pytest.mark.parametrize("job", ["evaluate", "train_preft", "prepare_instructions"])
+def test_dev_documents_that_a_trained_model_is_asked_about_are_held_out_whatever_is_planned_first(
+    tmp_path: Path, tiny_llm: str, job: JobName
+) -> None:
+    models = [{"label": "base", "model": tiny_llm}, {"label": "preft", "model": "stage:preft"}]
+    asked = {"generate": models, "select": [{"label": queries, "queries": queries} for queries in ("test", "dev")]}
+    settings = chain(tiny_llm, prompt={"num_examples": 1}, select={"method": "ders"})
+    dev = make_recipe(tmp_path, **{**settings, "matrix": asked})
+    steps = {step.output.key: step.output.payload for step in Planner().plan(dev, job)}
+    (held_out,) = [payload["held_out_dev"] for key, payload in steps.items() if key.startswith("records/")]
+    assert list(held_out["corpora"]) == [TASKS[dev.task].corpus]
+    test_only = make_recipe(tmp_path, **{**settings, "matrix": {**asked, "select": asked["select"][:1]}})
+    (payload,) = [step.output.payload for step in Planner().plan(test_only, job) if step.output.key.startswith("records/")]
+    assert "held_out_dev" not in payload
