@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # All checks and tests. Sets itself up.
-#   scripts/test.sh [--fast] [PYTEST ARGUMENT ...]      --fast leaves out the marks slow and cluster
+#   scripts/test.sh [--fast]                       --fast leaves out the marks slow and cluster
+#   scripts/test.sh [--fast] PYTEST ARGUMENT ...   one pytest with these: a file, -k NAME, --cov
 # With KUBECONFIG the tests in tests/kube/ run on that cluster, with an image of this checkout; without, they are skipped and say so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,9 +13,9 @@ if [[ -z ${BIOIE_TEST_CORPORA:-} && -d ../shared/data ]]; then
   BIOIE_TEST_CORPORA=$(cd ../shared/data && pwd)
   export BIOIE_TEST_CORPORA
 fi
-marks=()
+marks=
 if [[ ${1:-} == --fast ]]; then
-  marks=(-m "not slow and not cluster")
+  marks="not slow and not cluster"
   shift
 elif [[ -n ${KUBECONFIG:-} ]]; then
   source scripts/cluster_env.sh
@@ -24,4 +25,10 @@ fi
 .venv/bin/mypy
 .venv/bin/lint-imports
 if [[ -n ${s3_server:-} ]]; then wait "$s3_server" || true; fi
-.venv/bin/python -m pytest "${marks[@]}" --cov --cov-report=term --durations=40 --durations-min=5 "$@"
+pytest=(.venv/bin/python -m pytest --durations=40 --durations-min=5)
+if (($#)); then
+  exec "${pytest[@]}" ${marks:+-m "$marks"} "$@"
+fi
+# A process on each core for what needs one core; what starts Ray, or pods, has all cores to itself.
+OMP_NUM_THREADS=1 "${pytest[@]}" -n auto --maxprocesses 8 --dist loadfile -m "not ray and not cluster${marks:+ and $marks}"
+"${pytest[@]}" -m "(ray or cluster)${marks:+ and $marks}" || [[ $? == 5 && -n $marks ]] # 5: none of them is fast
