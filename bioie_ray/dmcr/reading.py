@@ -1,8 +1,9 @@
 """What an answer is: a list as it stands, a list in a dress that a fixed rule takes off, or neither.
 
 A rule says what may stand before and after the list; it never touches the list. That has to be the only one in the answer:
-with two different ones nobody knows which was meant. What no rule covers is malformed, and two models and perhaps a person look
-at it, so the rules are few and literal. Add one to ``RULES`` and raise ``RULES_VERSION``.
+with two different ones nobody knows which was meant. And a person who reads the whole has to say that the list is the answer: what
+stands around it names nothing, and takes nothing back. What no rule covers is malformed, and two models and perhaps a person look at
+it, so the rules are few and literal (``lead_ins.py`` has their words). Add one to ``RULES`` and raise ``RULES_VERSION``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import re
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from bioie_ray.dmcr.lead_ins import CLOSING, LABEL, LEAD_IN
 from bioie_ray.prompting.answers import Answers, Kind, find_list, find_open_list, parse_list
 
 Status = Literal["valid", "dressed", "malformed"]
 Reason = Literal["empty", "cut_off", "no_list", "several_lists", "other_text"]
 
-RULES_VERSION: Final = 1
+RULES_VERSION: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,33 +45,25 @@ class Reading:
     cleaned: Answers | None
 
 
-# No bracket or brace but of a citation, `[1, 2]`: a list that is not of our form is never passed over as prose.
-_PROSE: Final = r"(?:[^\[\]{}`]++|\[\d[\d,\s–-]*+\])*+"
-_LEAD_IN: Final = rf"{_PROSE}(?:(?<=[:.!?*\n])|(?<=[:.!?*\n][ \t]))"
-_REMARK: Final = rf"(?:[.;]|\s*\n|\s+\(|\s+(?:#|//|--|–)){_PROSE}"
-_LABEL: Final = r"""[\s*_#>"'-]{0,4}(?i:answer|output|response|results?|list|entities|relations|pairs|json)[\s*_"'-]{0,4}[:=][*_]{0,3}\s*"""
 # A model that is stopped at the bracket closes neither fence nor brace.
-_FENCE: Final = r"(?:```|~~~)[ \t]*(?i:json|python|py|text|txt|list|plaintext)?\s*"
-_FENCE_END: Final = r"\s*(?:```|~~~)?"
-_WRAPPER: Final = r"""\{\s*["'](?i:entities|relations|pairs|answers?|output|results?|list|items)["']\s*:\s*"""
-_WRAPPER_END: Final = r"\s*\}?"
+_FENCE: Final = r"(?:```|~~~)[ \t]*+(?i:json|python|py|text|txt|list|plaintext)?+\s*+"
+_FENCE_END: Final = rf"\s*+(?:```|~~~)?+(?:{CLOSING})?+"
+_WRAPPER: Final = r"""\{\s*+["'](?i:entities|relations|pairs|answers?|output|results?|list|items)["']\s*+:\s*+"""
+_WRAPPER_END: Final = r"\s*+\}?+"
+_END: Final = rf"\s*+\.?+(?:{CLOSING})?+"
 
 RULES: Final = (
     Rule("code_fence", _FENCE, _FENCE_END),
-    Rule("inline_code", "`", "`?"),
-    Rule("full_stop", "", r"\s*[.;]"),
-    Rule("end_marker", "", r"\s*(?:</s>|<eos>|<end_of_turn>|<\|[a-z_]+\|>)+"),
+    Rule("inline_code", "`", "`?+"),
+    Rule("full_stop", "", r"\s*+[.;]"),
+    Rule("end_marker", "", r"\s*+(?:</s>|<eos>|<end_of_turn>|<\|[a-z_]++\|>)++"),
+    Rule("closing", "", rf"\s*+\.?+{CLOSING}"),
     Rule("wrapper", _WRAPPER, _WRAPPER_END),
-    Rule("label", _LABEL, r"\s*\.?"),
     Rule("fenced_wrapper", _FENCE + _WRAPPER, _WRAPPER_END + _FENCE_END),
-    Rule("lead_in", _LEAD_IN, r"\s*\.?"),
-    Rule("lead_in_and_code_fence", _LEAD_IN + _FENCE, _FENCE_END),
-    Rule("lead_in_and_wrapper", rf"{_LEAD_IN}(?:{_FENCE})?{_WRAPPER}", _WRAPPER_END + _FENCE_END),
-    Rule("remark", "", _REMARK),
-    Rule("label_and_remark", _LABEL, _REMARK),
-    Rule("lead_in_and_remark", _LEAD_IN, _REMARK),
-    Rule("code_fence_and_remark", _FENCE, rf"\s*(?:```|~~~){_PROSE}"),
-    Rule("lead_in_code_fence_and_remark", _LEAD_IN + _FENCE, rf"\s*(?:```|~~~){_PROSE}"),
+    Rule("label", LABEL, _END),
+    Rule("lead_in", LEAD_IN, _END),
+    Rule("lead_in_and_code_fence", LEAD_IN + _FENCE, _FENCE_END),
+    Rule("lead_in_and_wrapper", rf"{LEAD_IN}(?:{_FENCE})?+{_WRAPPER}", _WRAPPER_END + _FENCE_END),
 )
 _COMPILED: Final = tuple((rule.name, re.compile(rule.before), re.compile(rule.after)) for rule in RULES)
 

@@ -27,15 +27,15 @@ class Verdict:
 def judge(answer: str, document_text: str, list_a: Answers | None, list_b: Answers | None, kind: Kind) -> Verdict:
     """Compare two conversions of an answer: as sets, case aside, pairs in their order.
 
-    A conversion that is no list (``None``) agrees with nothing. Both empty for an answer that is not is ``agreed_empty``.
+    A conversion that is no list (``None``) agrees with nothing. Both empty is ``agreed_empty``: the answer says something, as nobody
+    converts one that does not, and names nothing.
     """
     assert all(isinstance(item, str) == (kind == "ner") for item in (*(list_a or ()), *(list_b or ())))
     sources = (spaced(answer), spaced(document_text))
     invented_a, invented_b = _invented(list_a, sources), _invented(list_b, sources)
     if list_a is None or list_b is None or set(map(answer_key, list_a)) != set(map(answer_key, list_b)):
         return Verdict("differ", None, invented_a, invented_b)
-    outcome: Outcome = "agreed" if list_a or not answer.strip() else "agreed_empty"
-    return Verdict(outcome, list_a, invented_a, invented_b)
+    return Verdict("agreed" if list_a else "agreed_empty", list_a, invented_a, invented_b)
 
 
 def _invented(answers: Answers | None, sources: tuple[str, str]) -> Answers:

@@ -11,7 +11,7 @@ from bioie_ray.evaluation import plots
 from bioie_ray.evaluation.errors import ERROR_MEANINGS, MISSED_KINDS, WRONG_KINDS
 from bioie_ray.evaluation.marking import Piece, mark_forms
 from bioie_ray.evaluation.plots_scores import LineInput, Lines, Segment, bar, line_styles, lines
-from bioie_ray.evaluation.score_results import ZERO_SHOT, AnswerView, MissingRun, OtherScore, ScoreResult, VariantScore
+from bioie_ray.evaluation.score_results import ZERO_SHOT, AnswerView, MissingRun, OtherScore, ReviewCounts, ScoreResult, VariantScore
 from bioie_ray.evaluation.table import SCORINGS, VARIANTS, Scoring
 
 if TYPE_CHECKING:  # report.py imports this module; only the types come back
@@ -24,8 +24,10 @@ BAR_WIDTH: Final = 280.0
 FATES: Final = {
     "as-it-stands": "a list as it stands",
     "undressed": "undressed by fixed rules",
-    "converted": "converted, both evaluators or a person agree",
-    "no-list": "no list: undecided, or not reviewed; counts as empty",
+    "converted": "converted: two evaluators agree on a list, or a person decided",
+    "agreed-empty": "two evaluators agree that it names nothing",
+    "empty": "says nothing: nobody was asked to convert it; counts as empty",
+    "no-list": "no list: undecided, not reviewed, or the query was not asked; counts as empty",
 }
 
 
@@ -189,12 +191,14 @@ def _mark(result: ScoreResult | None, axis: plots.Axis) -> plots.Mark | None:
 
 def _row(result: ScoreResult, axis: plots.Axis, *, best: bool) -> ScoreRow:
     raw, cleaned, corrected = (result.variants[variant] for variant in VARIANTS)
-    score, errors = corrected, corrected.errors
+    score, errors, review = corrected, corrected.errors, result.review or ReviewCounts()
     fates = (
         ("as-it-stands", result.num_answers - raw.malformed),
         ("undressed", raw.malformed - cleaned.malformed),
-        ("converted", cleaned.malformed - corrected.malformed),
-        ("no-list", corrected.malformed),
+        ("converted", cleaned.malformed - corrected.malformed - review.agreed_empty),
+        ("agreed-empty", review.agreed_empty),
+        ("empty", review.empty),
+        ("no-list", corrected.malformed - review.empty),
     )
     found = ("right", score.total("tp"))
     return ScoreRow(

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import fields
+from typing import TYPE_CHECKING, Final
 
 from bioie_ray.evaluation.errors import ERROR_KINDS
-from bioie_ray.evaluation.score_results import ScoreResult, VariantScore
+from bioie_ray.evaluation.score_results import ReviewCounts, ScoreResult, VariantScore
 from bioie_ray.evaluation.statistics import Spread
 from bioie_ray.evaluation.table import SCORINGS
 from bioie_ray.evaluation.training_results import StageSummary
 
 if TYPE_CHECKING:  # report.py imports this module; only the types come back
     from bioie_ray.evaluation.report import ReportData
+
+
+_REVIEW: Final = tuple(field.name for field in fields(ReviewCounts))
 
 
 def coverage_csv(data: ReportData) -> str:
@@ -51,6 +55,7 @@ def scores_csv(scores: Iterable[ScoreResult]) -> str:
                 result.num_decisions,
                 result.mean_examples,
                 result.num_not_asked,
+                *(getattr(result.review, name, "") for name in _REVIEW),
                 result.source,
             ]
             rows.append([*first, "all", *_run_cells(result, score, corrected=variant == "corrected"), *last])
@@ -60,7 +65,8 @@ def scores_csv(scores: Iterable[ScoreResult]) -> str:
                 numbers = [getattr(row, name) for name in totals]
                 rows.append([*first, row.repeat, *single, "", "", *numbers, *[""] * width, *last])
     header = [*run, *spreads, "f1_low", "f1_high", *totals, *others, *compared, *errors]
-    return _text([*header, "num_documents", "num_repeats", "num_decisions", "mean_examples", "num_not_asked", "source"], rows)
+    counts = ["num_documents", "num_repeats", "num_decisions", "mean_examples", "num_not_asked", *(f"num_{name}" for name in _REVIEW)]
+    return _text([*header, *counts, "source"], rows)
 
 
 def training_csv(stages: Iterable[StageSummary]) -> str:

@@ -80,13 +80,29 @@ class VariantScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ReviewCounts:
+    """What the review of a run's answers came to, over all repeats and before any person decided.
+
+    ``empty`` answers say nothing at all, so nobody was asked about them. Of the others without a list, two evaluators ``agreed`` on one, or
+    (``agreed_empty``) that nothing is named. ``invented`` are items of conversions, not answers, that are neither in the answer nor in
+    the document.
+    """
+
+    empty: int = 0
+    agreed: int = 0
+    agreed_empty: int = 0
+    invented: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ScoreResult:
     """One run: a model asked about a task's documents with examples of one method.
 
     ``mean_examples`` were in a prompt, ``num_examples`` less those that did not fit; ``num_not_asked`` answers are none because the query did not.
     ``setting`` says what sets runs apart that are otherwise the same (``generate.structured true``), commonly nothing.
     ``against`` compares corrected F1 with that of the ``baseline`` with as many examples, where there is one over the same documents
-    whose model was asked in the same way; ``zero_shot`` is the ``source`` of the run without examples that was.
+    whose model was asked in the same way; ``zero_shot`` is the ``source`` of the run without examples that was. ``review`` is not known of
+    scores that releases up to 0.4 made.
     """
 
     task: str
@@ -106,6 +122,7 @@ class ScoreResult:
     baseline: str = "ders"
     against: Comparison | None = None
     zero_shot: str | None = None
+    review: ReviewCounts | None = None
 
     @property
     def name(self) -> str:
@@ -152,7 +169,7 @@ class AnswerView:
     """A sample: one answer to one document, before and after.
 
     ``status`` is the parser's word (valid, dressed, malformed), ``verdict`` the review's. ``marks`` says what each lower-cased form
-    of gold and answer is in the text. ``items`` is ``None`` where a person still has to decide.
+    of gold and answer is in the text. ``items`` is ``None`` where there is no list: a person still has to decide, or nobody was asked to.
     """
 
     task: str

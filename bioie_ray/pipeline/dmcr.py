@@ -1,7 +1,8 @@
 """``dmcr/<name>@<version>``: what every answer is worth, as it stands, undressed, and after both evaluators; what is left waits for a person.
 
-An empty answer is malformed, so it counts as such and as an empty list in all three scores. Nobody is asked to convert it: its verdict is
-``agreed`` on the empty list, which is what two conversions of nothing come to (``dmcr/verdict.py``), but without the conversions.
+An empty answer (white space, or nothing) is malformed, so it counts as such and as an empty list in all three scores. Nobody is asked to
+convert it, so nobody can agree about it: its verdict is ``empty``, with and without evaluators. ``agreed_empty`` is another thing: an
+answer that says something, of which two evaluators say that it names nothing (``dmcr/verdict.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
 from bioie_ray.prompting.answers import Answers, Kind, format_list
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DMCR_SCHEMA = pa.schema(
     [
         ("document_id", pa.string()),
@@ -134,7 +135,7 @@ class DmcrWorker:
         counts = {"answers": len(judged), "not_asked": sum(row["finish"] == NOT_ASKED for row in rows)}
         for name in ("valid", "dressed", "malformed"):
             counts[name] = sum(row["status"] == name for row in judged)
-        for name in ("agreed", "agreed_empty", "differ"):
+        for name in ("empty", "agreed", "agreed_empty", "differ"):
             counts[name] = sum(row["verdict"] == name for row in judged)
         counts["invented"] = sum(len(json.loads(row[side])) for row in judged for side in ("invented_a", "invented_b") if row[side])
         self._output.commit(unit, pa.Table.from_pylist(judged, schema=DMCR_SCHEMA), counts)
@@ -158,10 +159,12 @@ class DmcrWorker:
             "verdict": "none",
             "corrected": _dump(reading.cleaned),
         }
-        if reading.status != "malformed" or not replies or row["finish"] == NOT_ASKED:
+        if reading.status != "malformed" or row["finish"] == NOT_ASKED:
             return judged
         if reading.reason == "empty":
-            return judged | {"verdict": "agreed", "corrected": _dump(())}
+            return judged | {"verdict": "empty"}
+        if not replies:
+            return judged
         lists = [None if reply is None else read_conversion(reply, self._kind) for reply in replies]
         verdict = judge(row["answer"], text, lists[0], lists[1], self._kind)
         return judged | {

@@ -8,7 +8,7 @@ again beside them) is not applied; the record counts those, and the run says it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import Answer, Task
 from bioie_ray.dmcr.decision_log import DecisionLog, digest_of
 from bioie_ray.dmcr.decisions import Decision, answer_digest, load_answers, resolve, stale
-from bioie_ray.evaluation.score_results import ZERO_SHOT
+from bioie_ray.evaluation.score_results import ZERO_SHOT, ReviewCounts
 from bioie_ray.evaluation.table import SCORES_SCHEMA, score_document, summarise
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.dmcr import DmcrStep
@@ -30,7 +30,7 @@ from bioie_ray.pipeline.select import method_name
 from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,16 @@ class EvaluateStep(ShardStep):
         }
 
     def _asked(self) -> dict[str, Any]:
-        """What the scores cannot show: examples that did not fit into prompts, and answers that are none because a query did not."""
+        """What the scores cannot show: examples that did not fit into prompts, answers that are none because a query did not, and the review."""
         generation = self.dmcr.generation
         prompts = generation.prompts.output.record()["counts"]
         mean = prompts["examples"] / prompts["prompts"] if prompts["prompts"] else 0.0
-        return {"mean_examples": round(mean, 3), "not_asked": generation.output.record()["counts"]["not_asked"]}
+        reviewed = self.dmcr.output.record()["counts"]
+        return {
+            "mean_examples": round(mean, 3),
+            "not_asked": generation.output.record()["counts"]["not_asked"],
+            "review": {field.name: reviewed[field.name] for field in fields(ReviewCounts)},
+        }
 
     @property
     def method(self) -> str:

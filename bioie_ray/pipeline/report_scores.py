@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from bioie_ray.artifacts.output import RECORD, Output
 from bioie_ray.dmcr.decision_log import DecisionLog
-from bioie_ray.evaluation.score_results import ZERO_SHOT, ScoreResult, summary_variants
+from bioie_ray.evaluation.score_results import ZERO_SHOT, ReviewCounts, ScoreResult, summary_variants
 from bioie_ray.evaluation.statistics import Comparison, DocumentCounts, paired_bootstrap
 from bioie_ray.evaluation.table import document_counts
 from bioie_ray.pipeline.evaluate import decided_version
@@ -99,6 +99,7 @@ def _result(output: Output, record: Mapping[str, Any], setting: str, names: Call
         num_decisions=_decided(record),
         mean_examples=float(record.get("mean_examples", record["num_examples"])),
         num_not_asked=int(record.get("not_asked", 0)),
+        review=ReviewCounts(**record["review"]) if "review" in record else None,
         confidence=float(summary["confidence"]),
         baseline=BASELINE,
     )

@@ -105,6 +105,7 @@ def read_queue(output: Output) -> ItemQueue:
             )
             for row in rows
         ),
+        output.location,
     )
 
 

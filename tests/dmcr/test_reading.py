@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
-import time
+import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bioie_ray.dmcr.reading import RULES, read_answer
+from bioie_ray.dmcr.reading import RULES, Rule, read_answer
 from bioie_ray.prompting.answers import Answers, Kind, parse_list
 
 KINDS: list[Kind] = ["ner", "re"]
@@ -24,15 +26,27 @@ DRESSES = {
     "end_marker": ["LIST</s>", "LIST\n<|im_end|>", "LIST<end_of_turn>"],
     "wrapper": ['{"entities": LIST}', "{'answer': LIST", '{\n "Results": LIST\n}'],
     "fenced_wrapper": ['```json\n{"entities": LIST}\n```'],
-    "label": ["Answer: LIST", "**Output:** LIST.", "entities = LIST", "# Result:\nLIST"],
-    "lead_in": ["Here's what the authors name:\nLIST", "Sure. As in [1, 2], these: LIST", "The list of the patient's diseases\n\nLIST"],
-    "lead_in_and_code_fence": ["Here you are!\n```json\nLIST\n```"],
+    "label": [
+        "Answer: LIST",
+        "**Output:** LIST.",
+        "entities = LIST",
+        "# Result:\nLIST",
+        '"answer": LIST',
+        "Answer: LIST\nI hope this helps!",
+    ],
+    "lead_in": [
+        "Here's the list of diseases:\nLIST",
+        "Sure! Here are the chemicals and drugs that are named in the text:\n\nLIST",
+        "Based on the provided abstract, the drug-drug interactions are:\nLIST.",
+        "**Diseases:**\nLIST",
+        "Certainly.\n## Extracted entities:\n\nLIST\n\nLet me know if you need anything else.",
+        "Here is the answer in the requested JSON format: LIST",
+        "The pairs of drugs that interact with each other are as follows: LIST",
+        "Sure, here you go: LIST",
+    ],
+    "lead_in_and_code_fence": ["Here you are!\n```json\nLIST\n```", "Sure:\n\n```json\nLIST\n```\n\nI hope this helps!"],
     "lead_in_and_wrapper": ['Here you are:\n```json\n{"entities": LIST}\n```', 'As JSON: {"entities": LIST}'],
-    "remark": ["LIST\n\nNote: it's short.", "LIST (in the order of the text)", "LIST # from the title"],
-    "label_and_remark": ["Answer: LIST\nThese are all."],
-    "lead_in_and_remark": ["These I found:\nLIST\nIs there more? See [1]."],
-    "code_fence_and_remark": ["```json\nLIST\n```\nThese are all."],
-    "lead_in_code_fence_and_remark": ["Sure:\n\n```json\nLIST\n```\nThese are all."],
+    "closing": ["LIST\n\nLet me know if you have any other questions.", "LIST. I hope this helps!"],
 }
 
 
@@ -117,6 +131,28 @@ def test_undressing_invents_nothing(text: str) -> None:
         ('Return [] if there are none. ["cough"]', "several_lists"),
         ('["asthma"]\n\nText: Cough.\nAnswer: ["cough"]', "several_lists"),
         ('I found ["asthma"] and others', "other_text"),
+        ('Diseases:\n- cough\n- fever\nOthers: ["asthma"]', "other_text"),
+        ('None of these is a disease in the text:\n["asthma"]', "other_text"),
+        ('The text does not mention: ["asthma"]', "other_text"),
+        ('Without the symptoms: ["asthma"]', "other_text"),
+        ("These aren't in the text: ['asthma']", "other_text"),
+        ('Other diseases: ["asthma"]', "other_text"),
+        ('Here are some of the diseases: ["asthma"]', "other_text"),
+        ('For example: ["asthma"]', "other_text"),
+        ('The format is: ["asthma"]', "other_text"),
+        ('The text names cough. Also: ["asthma"]', "other_text"),
+        ('The text names cough and: ["asthma"]', "other_text"),
+        ('Here are the diseases\nthat are named in the text: ["asthma"]', "other_text"),
+        ('The list of the diseases\n\n["asthma"]', "other_text"),
+        ('- Diseases: ["asthma"]', "other_text"),
+        ('1. Diseases: ["asthma"]', "other_text"),
+        ('* Answer: ["asthma"]', "other_text"),
+        ('["asthma"].\n- cough', "other_text"),
+        ('["asthma"]\n\nNote: cough is one, too.', "other_text"),
+        ('["asthma"] (and cough)', "other_text"),
+        ('["asthma"] # and cough', "other_text"),
+        ('["asthma"]\nI hope this helps! Cough is one, too.', "other_text"),
+        ('```json\n["asthma"]\n```\nThat is wrong.', "other_text"),
         ('["asthma"] is all there is', "other_text"),
         ('["asthma"]\n["cough", ', "other_text"),
         ('[["asthma", 1]]\n["cough"]', "other_text"),
@@ -126,6 +162,19 @@ def test_undressing_invents_nothing(text: str) -> None:
 def test_malformed_with_its_reason(text: str, reason: str) -> None:
     reading = read_answer(text, "ner")
     assert (reading.status, reading.rule, reading.reason, reading.cleaned) == ("malformed", None, reason, None)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "no", "not", "none", "never", "neither", "without", "except", "excluding", "besides", "other", "others", "another", "also", "further",
+        "some", "rest", "remaining", "only", "missed", "wrong", "example", "asthma", "aren't", "don’t", "diseases;", "1", "(", '"',
+    ],
+)  # fmt: skip
+def test_a_lead_in_with_a_word_that_may_say_something_about_the_list_is_none(word: str) -> None:
+    for lead_in in (f"Here are the {word} diseases:", f"{word} diseases:", f"The diseases in the text are {word}:", f"Sure! {word}:"):
+        assert read_answer(f'{lead_in}\n["cough"]', "ner").reason == "other_text"
+        assert read_answer(f'{lead_in}\n```json\n["cough"]\n```', "ner").reason == "other_text"
 
 
 @pytest.mark.parametrize("text", ['[["a", "b"], ["c"', '[["a", "b"], ', '[["a', '[["a", ', "[('a', 'b'), ('c", "[("])
@@ -142,6 +191,9 @@ def test_typographic_quotes_are_delimiters_only_where_no_text_changes() -> None:
         assert read_answer(text, "ner").status == "malformed"
 
 
+LONG = 200_000
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -152,11 +204,31 @@ def test_typographic_quotes_are_delimiters_only_where_no_text_changes() -> None:
         '["a"] ' * 3000,
         "[“" * 100_000,
         "**" * 200_000 + '["a"]',
+        *(before + gap * LONG + after for gap in " \n" for before, after in [('["a"]', "`"), ("```json", 'x ["a"]'), ("Sure!", '- ["a"]')]),
+        *(f'{{"entities":{gap * LONG}["a"]{gap * LONG}}}{gap * LONG}x' for gap in " \n"),
+        *(f'{word * LONG}["a"]' for word in ["the ", "in the ", "here is ", "Sure! ", "# "]),
     ],
-    ids=lambda text: text[:4],
+    ids=lambda text: text[:12],
 )
-def test_long_answers_take_no_long_time(text: str) -> None:
-    begun = time.process_time()
+def test_long_answers_are_read_in_time_that_grows_with_them(text: str) -> None:
+    """In a second or two; what is quadratic takes hours, and ends by the time limit of a test."""
     for kind in KINDS:
-        read_answer(text, kind)
-    assert time.process_time() - begun < 60  # a second or two of this process alone; anything quadratic takes many minutes
+        assert read_answer(text, kind).status == "malformed"
+
+
+def unbounded(parsed: Any) -> Iterator[str]:
+    """The repetitions without an upper bound that may give back what they took."""
+    for op, argument in parsed:
+        if str(op) in {"MAX_REPEAT", "MIN_REPEAT"} and argument[1] == re._constants.MAXREPEAT:  # type: ignore[attr-defined]
+            yield str(argument)
+        for part in argument if isinstance(argument, tuple | list) else (argument,):
+            for inner in part if isinstance(part, list) else (part,):
+                if isinstance(inner, re._parser.SubPattern):  # type: ignore[attr-defined]
+                    yield from unbounded(inner)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_no_repetition_of_a_rule_gives_back_what_it_took(rule: Rule) -> None:
+    for pattern in (rule.before, rule.after):
+        assert list(unbounded(re._parser.parse(pattern))) == []  # type: ignore[attr-defined]
+    assert list(unbounded(re._parser.parse(r"(?:a|\s*)x"))) != []  # type: ignore[attr-defined]

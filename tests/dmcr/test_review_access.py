@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from review_client import Client, serving
-from review_items import a_queue
+from review_items import ITEMS, a_queue
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
@@ -15,6 +15,7 @@ from bioie_ray.dmcr.review.serve import ReviewServer, serve
 
 TOKEN = "a-token-of-&-some length"
 DECISION = {"document_id": "10071832", "repeat": 1, "choice": "a", "answers": None, "reviewer": "Ada", "seen": ""}
+DECISION |= {"queue": a_queue().identity, "answer_digest": ITEMS[0].answer_digest}
 
 
 def a_log(folder: Path) -> DecisionLog:

@@ -3,15 +3,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from review_client import Client, serving
-from review_items import a_queue
+from review_items import ITEMS, a_queue
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.dmcr.decision_log import DecisionLog
+from bioie_ray.dmcr.review.queue import ItemQueue
 
 
 @pytest.fixture
@@ -93,16 +95,30 @@ def test_of_many_at_once_one_is_saved(client: Client, log: DecisionLog) -> None:
     ("change", "reason"),
     [
         ({"document_id": "nowhere"}, "document 'nowhere', repeat 1 is not to be decided in dmcr/diseases@1"),
-        ({"document_id": ["x"]}, "is not to be decided"),
+        ({"document_id": ["10071832"]}, "document_id is a list, not a text"),
         ({"repeat": 7}, "repeat 7 is not to be decided"),
+        ({"repeat": "1"}, "repeat is a text, not a whole number"),
+        ({"repeat": True}, "repeat is true or false, not a whole number"),
+        ({"repeat": 1.0}, "repeat is a number, not a whole number"),
         ({"choice": "c"}, "choice is 'c'"),
+        ({"choice": ["a"]}, "choice is a list, not a text"),
+        ({"choice": {"a": "b"}}, "choice is an object, not a text"),
+        ({"choice": None}, "choice is null, not a text"),
+        ({"reviewer": 7}, "reviewer is a whole number, not a text"),
+        ({"seen": ["x"]}, "seen is a list, not a text"),
+        ({"queue": {}}, "queue is an object, not a text"),
+        ({"answer_digest": None}, "answer_digest is null, not a text"),
         ({"reviewer": ""}, "reviewer is empty"),
         ({"seen": "x"}, "seen is 'x'"),
         ({"choice": "edit"}, "an edit needs answers"),
         ({"choice": "edit", "answers": [["a", "b"]]}, "the answers to bc5cdr_disease are strings"),
         ({"choice": "edit", "answers": "asthma"}, "neither a list of strings"),
+        ({"choice": "edit", "answers": {"0": "asthma"}}, "neither a list of strings"),
+        ({"choice": "edit", "answers": [["a", 1]]}, "neither a list of strings"),
+        ({"choice": "skip", "answers": 7}, "neither a list of strings"),
         ({"document_id": "10215554", "choice": "b"}, "proposal B is no list"),
         ({"mood": "good"}, "mood is unknown"),
+        ({"\ud800": "good"}, "\\ud800 is unknown"),
         ({"choice": "edit", "answers": ["\ud800"]}, "half a surrogate pair"),
     ],
 )
@@ -111,6 +127,81 @@ def test_what_cannot_be_decided_is_refused_in_a_sentence(client: Client, log: De
     assert answer.status == 422
     assert reason in answer.json()["detail"]
     assert log.all() == []
+
+
+@pytest.mark.parametrize("body", [[], ["a"], "a", 1, None, True])
+@pytest.mark.parametrize("path", ["/api/decisions", "/api/import"])
+def test_a_body_that_is_no_object_is_refused_in_a_sentence(client: Client, log: DecisionLog, path: str, body: object) -> None:
+    answer = client("POST", path, body)
+    assert (answer.status, answer.json()) == (422, {"detail": "send a JSON object"})
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({}, "text is missing"),
+        ({"text": ["a"]}, "text is a list, not a text"),
+        ({"text": "", "name": {}}, "name is an object, not a text"),
+    ],
+)
+def test_an_import_of_no_text_is_refused_in_a_sentence(client: Client, body: object, reason: str) -> None:
+    answer = client("POST", "/api/import", body)
+    assert answer.status == 422
+    assert answer.json()["detail"].startswith(reason)
+
+
+def test_a_page_of_a_release_that_sent_no_digest_is_told_to_load_anew(client: Client, log: DecisionLog) -> None:
+    old = {"document_id": "10071832", "repeat": 1, "choice": "a", "answers": None, "reviewer": "Ada", "seen": ""}
+    answer = client("POST", "/api/decisions", old)
+    assert answer.status == 422
+    assert "load it anew" in answer.json()["detail"]
+    assert log.all() == []
+
+
+def made_again(**changes: object) -> ItemQueue:
+    return a_queue([replace(ITEMS[0], **changes), *ITEMS[1:]])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "served",
+    [
+        made_again(answer="thyroid trouble"),
+        made_again(list_a=("tremor",)),  # "a" stands for another list now
+        made_again(text="Another text."),
+        ItemQueue("dmcr/other@1", ITEMS),
+        ItemQueue("dmcr/diseases@1", ITEMS, "/another/store/dmcr/diseases@1"),
+    ],
+    ids=["answer", "proposal", "text", "output", "store"],
+)
+def test_a_decision_on_what_is_not_served_any_more_is_refused(log: DecisionLog, served: ItemQueue) -> None:
+    with serving(a_queue(), log) as client:
+        shown = client("GET", "/api/items/0").json()
+    with serving(served, log) as client:
+        answer = client.decide("10071832", "a", queue=shown["queue"], answer_digest=shown["answer_digest"])
+        assert (answer.status, answer.json()["changed"]) == (409, True)
+        assert f"this answer is not one of those that are served now, and nothing was saved; they are of {served.name}" in answer.text
+        item = client("GET", f"/api/items/0?of={shown['queue']}")
+        assert (item.status, item.json()["changed"]) == (409, True)
+    assert log.all() == []
+
+
+def test_a_decision_on_an_answer_with_another_digest_is_refused(client: Client, log: DecisionLog) -> None:
+    answer = client.decide("10071832", "a", answer_digest=ITEMS[1].answer_digest)
+    assert (answer.status, answer.json()["changed"]) == (409, True)
+    assert answer.json()["detail"].startswith("this answer has changed since it was shown, and nothing was saved")
+    assert log.all() == []
+
+
+def test_the_same_answers_are_the_same_queue_for_a_server_that_is_started_again(log: DecisionLog) -> None:
+    with serving(a_queue(), log) as client:
+        shown = client("GET", "/api/items/0").json()
+    with serving(a_queue(), log) as client:
+        assert client.decide("10071832", "a", queue=shown["queue"], answer_digest=shown["answer_digest"]).status == 200
+
+
+def test_an_answer_has_a_number(client: Client) -> None:
+    answer = client("GET", "/api/items/first")
+    assert (answer.status, answer.json()) == (422, {"detail": "the number of an answer is a whole number"})
 
 
 def test_a_store_that_is_full_is_said_and_nothing_looks_saved(client: Client, log: DecisionLog, tmp_path: Path) -> None:

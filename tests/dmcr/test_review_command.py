@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,12 @@ def test_the_queue_is_what_the_evaluators_differ_on(output: Output) -> None:
     queue = read_queue(output)
     assert queue.name == "dmcr/diseases@1"
     assert [queue.item(key) for key in queue.keys] == DISEASES
+
+
+def test_a_queue_is_known_again_and_told_from_that_of_a_copy_with_other_decisions(output: Output, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    copied = Output(StoreAddress(str(tmp_path / "copy")), output.key)
+    assert read_queue(output).identity == read_queue(output).identity != read_queue(copied).identity
 
 
 def test_out_to_a_file_and_back(output: Output, tmp_path: Path) -> None:

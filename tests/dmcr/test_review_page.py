@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from review_browser import at, expect, say_who, texts
 from review_client import Client, serving
 from review_items import ITEMS, a_queue
 
@@ -20,32 +19,7 @@ from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.dmcr.decision_log import DecisionLog
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-expect = sync_api.expect
 pytestmark = pytest.mark.slow
-
-# Without the last five Chromium calls its maker; without the second it does not start as root.
-FLAGS = [
-    "--disable-gpu",
-    "--no-sandbox",
-    "--no-first-run",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    names = (os.environ.get("BIOIE_TEST_CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium: install one, or set BIOIE_TEST_CHROMIUM to its path")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @dataclass
@@ -79,23 +53,6 @@ def review(browser: Any, tmp_path: Path) -> Iterator[Review]:
     log = DecisionLog(Output(StoreAddress(str(tmp_path)), "dmcr/x@1"))
     with serving(a_queue(), log) as client, ExitStack() as stack:
         yield Review(browser, log, client, stack)
-
-
-def say_who(page: Any, reviewer: str) -> None:
-    """Give a name, and wait until keys count: not before the dialog is gone and an answer is shown."""
-    page.fill("#name", reviewer)
-    page.keyboard.press("Enter")
-    expect(page.locator("#name-dialog")).to_be_hidden()
-    expect(page.locator("#who")).to_have_text(reviewer)
-    at(page, 1)
-
-
-def at(page: Any, number: int) -> None:
-    expect(page.locator("#document-meta")).to_have_text(re.compile(rf" {number} of {len(ITEMS)}$"))
-
-
-def texts(page: Any, selector: str) -> list[str]:
-    return [text.strip() for text in page.locator(selector).all_inner_texts()]
 
 
 def test_both_proposals_with_their_difference_and_the_text(review: Review) -> None:
@@ -194,7 +151,7 @@ def test_two_reviewers_at_once(review: Review) -> None:
 
 def test_a_key_never_decides_about_what_is_not_shown_yet(review: Review) -> None:
     page = review.open()
-    page.route("**/api/items/1", lambda route: (page.wait_for_timeout(400), route.continue_()))
+    page.route(re.compile(r"/api/items/1\b"), lambda route: (page.wait_for_timeout(400), route.continue_()))
     page.keyboard.press("j")
     page.keyboard.press("a")
     at(page, 2)
@@ -209,7 +166,7 @@ def test_what_another_decides_never_moves_a_key_to_an_answer_that_is_not_shown(r
         """The answer to Ada's poll, which comes when she has gone on."""
         late.append(route)
 
-    ada.route("**/api/items/0", hold, times=1)
+    ada.route(re.compile(r"/api/items/0\b"), hold, times=1)
     bo.keyboard.press("b")
     at(bo, 2)
     for _ in range(100):

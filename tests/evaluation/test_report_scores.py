@@ -18,6 +18,7 @@ from bioie_ray.evaluation.score_results import (
     MissingRun,
     OtherScore,
     RepeatScore,
+    ReviewCounts,
     ScoreResult,
     VariantScore,
     missing_runs,
@@ -127,6 +128,35 @@ def test_bars_say_what_they_show(data: ReportData, tmp_path: Path) -> None:
         in labels
     )
     assert "Gold answers: right 140 (70.0\u00a0%), boundary 10 (5.0\u00a0%), missed 50 (25.0\u00a0%)" in labels
+
+
+def test_answers_that_say_nothing_are_not_shown_as_converted(data: ReportData, tmp_path: Path) -> None:
+    """Nor are those of which two evaluators agree that they name nothing; what they made up is beside them."""
+    reviewed = dataclasses.replace(data.scores[0], review=ReviewCounts(empty=3, agreed=9, agreed_empty=5, invented=2345))
+    page = build(dataclasses.replace(data, scores=(reviewed, *data.scores[1:])), tmp_path)
+    bars = [label for label in page.values("aria-label") if label.startswith("What became of the answers")]
+    share = "16 (20.0\u00a0%), converted 11 (13.8\u00a0%), agreed empty 5 (6.2\u00a0%), empty 3 (3.8\u00a0%), no list 1 (1.2\u00a0%)"
+    assert [bar for bar in bars if "agreed empty" in bar] == [
+        f"What became of the answers: as it stands 44 (55.0\u00a0%), undressed {share}"
+    ]
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<td data-value="3">3</td><td data-value="5">5</td><td data-value="2345">2,345</td></tr>' in html
+    text = text_of(page)
+    for meaning in ("says nothing: nobody was asked to convert it", "two evaluators agree that it names nothing", "Made up are items"):
+        assert meaning in text, meaning
+    with (tmp_path / "page.scores.csv").open(encoding="utf-8", newline="") as file:
+        rows = {
+            row["method"]: [row[f"num_{name}"] for name in ("empty", "agreed", "agreed_empty", "invented")] for row in csv.DictReader(file)
+        }
+    assert rows == {"zero-shot": ["3", "9", "5", "2345"], "ders": [""] * 4, "similarity + reranker": [""] * 4}
+    first = json.loads((tmp_path / "page.json").read_text(encoding="utf-8"))["scores"][0]
+    assert first["review"] == {"empty": 3, "agreed": 9, "agreed_empty": 5, "invented": 2345}
+
+
+def test_a_sample_that_says_nothing_is_not_shown_as_agreed_on(data: ReportData, tmp_path: Path) -> None:
+    silent = dataclasses.replace(answer(), answer=" \n", verdict="empty", items=None, conversions=(None, None))
+    text = text_of(build(dataclasses.replace(data, answers=(silent,)), tmp_path))
+    assert "· malformed, says nothing · no list, 1 missed" in text
 
 
 def test_nothing_is_fetched_and_every_link_leads_somewhere(data: ReportData, tmp_path: Path) -> None:

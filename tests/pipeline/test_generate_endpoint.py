@@ -275,7 +275,7 @@ def test_empty_answers_are_not_converted_and_too_long_ones_cost_only_themselves(
     run_recipe(recipe)
     judged = {row["document_id"]: row for row in rows(tmp_path / "store/dmcr/r@1")}
     shown = {id_: [judged[id_][name] for name in ("status", "verdict", "conversion_a", "conversion_b", "corrected")] for id_ in judged}
-    assert shown["t000"] == ["malformed", "agreed", None, None, "[]"]
+    assert shown["t000"] == ["malformed", "empty", None, None, None]
     assert shown["t001"] == ["malformed", "differ", None, '["far too long"]', None]
     assert shown["t003"] == ["malformed", "agreed", '["gout and t003"]', '["gout and t003"]', '["gout and t003"]']
     assert sum(body["model"] == "judge-b" for body in server.asked) == NUM_ROWS - 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from bioie_ray.dmcr.decisions import Choice, Key, answer_digest
@@ -70,6 +72,11 @@ class Queue(Protocol):
         ...
 
     @property
+    def identity(self) -> str:
+        """What tells it from every other queue, and from itself once anything in it is another: for who shows it and decides later."""
+        ...
+
+    @property
     def keys(self) -> Sequence[Key]:
         """Which answers, in order."""
         ...
@@ -80,16 +87,27 @@ class Queue(Protocol):
 
 
 class ItemQueue:
-    """A queue of items that lie in memory: what evaluators disagree on is a small share of all answers."""
+    """A queue of items that lie in memory: what evaluators disagree on is a small share of all answers.
 
-    def __init__(self, name: str, items: Iterable[Item]) -> None:
+    ``place`` is where their output lies: two stores may hold outputs of one name, and each has decisions of its own.
+    """
+
+    def __init__(self, name: str, items: Iterable[Item], place: str = "") -> None:
         self._name = name
         self._items = {item.key: item for item in items}
+        # All that is shown, not the answers alone: the same answer with other proposals is another question.
+        held = json.dumps([name, place, [asdict(item) for item in self._items.values()]])
+        self._identity = hashlib.blake2b(held.encode(), digest_size=8).hexdigest()
 
     @property
     def name(self) -> str:
         """What it is a queue of, for people."""
         return self._name
+
+    @property
+    def identity(self) -> str:
+        """A digest of its name, its place and all its items."""
+        return self._identity
 
     @property
     def keys(self) -> Sequence[Key]:

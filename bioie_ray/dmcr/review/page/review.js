@@ -2,7 +2,7 @@
 // The page keeps no truth of its own: what is decided is asked of the server after every step. All text is set as text, never as HTML.
 
 const $ = (selector, root = document) => root.querySelector(selector);
-const state = { queue: [], number: -1, item: null, reviewer: "", saving: false, loading: 0 };
+const state = { queue: [], identity: "", number: -1, item: null, reviewer: "", saving: false, loading: 0 };
 const LIST_WINDOW = 150; // rows of the queue that are drawn around the present one
 const POLL_MS = 10000;
 
@@ -173,12 +173,43 @@ function drawQueue() {
 
 // --- moving --------------------------------------------------------------------------------------------------------
 
-async function refresh() {
-  const { name, items } = await ask("/api/queue");
+// Whether it is another queue than before: one of another output, or of the same one made again.
+function take({ name, queue, items }) {
+  const changed = state.identity !== "" && state.identity !== queue;
   $("#queue-name").textContent = name;
   document.title = `Review · ${name}`;
+  state.identity = queue;
   state.queue = items;
   drawQueue();
+  return changed;
+}
+
+const refresh = async () => take(await ask("/api/queue"));
+
+const askItem = (number) => ask(`/api/items/${number}?of=${state.identity}`);
+
+const placeOf = (about) => state.queue.findIndex((entry) => entry.document_id === about.document_id && entry.repeat === about.repeat);
+
+// What was shown is not to be decided here any more: show what is, under a dialog, so that no key meant for the one decides the other.
+async function showAnew(why, typed = []) {
+  state.loading += 1;
+  try {
+    closeEditor();
+    await refresh();
+    const before = state.item;
+    state.item = null;
+    const same = before ? placeOf(before) : -1;
+    state.number = -1;
+    $("main").hidden = !state.queue.length;
+    await go(same >= 0 ? same : nextOpen() ?? 0);
+  } finally {
+    state.loading -= 1;
+  }
+  $("#changed-title").textContent = why;
+  $("#changed-name").textContent = $("#queue-name").textContent;
+  $("#changed-typed").hidden = !typed.length;
+  $("#changed-typed ul").replaceChildren(...typed.map((entry) => make("li", "", [].concat(entry).join(" → "))));
+  if (!$("#changed-dialog").open) $("#changed-dialog").showModal();
 }
 
 // While an answer is on its way no key decides: it would be about the one that is still shown.
@@ -186,7 +217,8 @@ async function go(number) {
   if (number < 0 || number >= state.queue.length) return;
   state.loading += 1;
   try {
-    const item = await ask(`/api/items/${number}`);
+    const item = await askItem(number);
+    if (item.changed) { await showAnew("Other answers are served here now."); return; }
     state.number = number;
     state.item = item;
     hideNotice();
@@ -224,19 +256,20 @@ function lastOwn() {
 async function decide(choice, answers = null, target = null) {
   if (!state.item || state.saving || state.loading) return;
   if (!state.reviewer) { askName(); return; }
-  const about = target || { document_id: state.item.document_id, repeat: state.item.repeat, head: state.item.standing.head };
+  const { document_id, repeat, answer_digest, queue, head } = target || { ...state.item, head: state.item.standing.head };
   state.saving = true;
   try {
-    const reply = await ask("/api/decisions", { document_id: about.document_id, repeat: about.repeat, choice, answers, reviewer: state.reviewer, seen: about.head });
-    await refresh();
-    if (reply.conflict) {
+    const reply = await ask("/api/decisions", { document_id, repeat, answer_digest, queue, choice, answers, reviewer: state.reviewer, seen: head });
+    if (reply.changed) await showAnew("Not saved: this answer has changed since it was shown.", answers || []);
+    else if (await refresh()) await showAnew(`${reply.conflict ? "Not saved: somebody decided first." : "Saved."} Other answers are served here now.`);
+    else if (reply.conflict) {
       if (!target) {
         state.item.standing = reply.standing;
         drawState();
       }
       showConflict(reply.standing);
     } else if (choice === "undo") {
-      await go(state.queue.findIndex((entry) => entry.document_id === about.document_id && entry.repeat === about.repeat));
+      await go(placeOf({ document_id, repeat }));
       notify("Taken back.", [], "The decision stays in the log, without effect.", true);
     } else await goOn();
   } catch (error) {
@@ -255,7 +288,7 @@ function showConflict(standing) {
 
 async function undo() {
   const last = lastOwn();
-  if (last) await decide("undo", null, last);
+  if (last) await decide("undo", null, { ...last, queue: state.identity });
 }
 
 function notify(headline, items = [], more = "", good = false) {
@@ -389,8 +422,8 @@ async function importFile(event) {
   if (!file) return;
   try {
     const { added, known, refused, not_taken } = await ask("/api/import", { name: file.name, text: await file.text() });
-    await refresh();
-    await go(state.number);
+    if (await refresh()) await showAnew("Other answers are served here now.");
+    else await go(state.number);
     const more = not_taken.length ? "The lines above were not taken: each says why." : "";
     const counts = `${added} added, ${known} known already, ${refused} refused because somebody decided first.`;
     notify(`${file.name}: ${counts}`, not_taken.slice(0, 10), more, !refused && !not_taken.length);
@@ -430,14 +463,22 @@ function onKey(event) {
 
 // Others decide too: their decisions are shown as they come, and one on the answer at hand before it is decided again.
 async function poll() {
-  if (document.hidden || state.saving) return;
+  if (document.hidden || state.saving || document.querySelector("dialog[open]")) return;
   try {
-    await refresh();
+    const served = await ask("/api/queue");
+    if (state.saving || state.loading) return;
+    if (state.identity && served.queue !== state.identity) {
+      const why = "Other answers are served here now.";
+      if ($("#editor").hidden) await showAnew(why); // else what is typed would decide
+      else notify(why, [], "What you write cannot be saved any more. Copy what you need, then cancel: the page shows the new answers.");
+      return;
+    }
+    take(served);
     const entry = state.queue[state.number];
     if (!entry || !state.item || entry.head === state.item.standing.head || state.saving || state.loading || !$("#editor").hidden) return;
-    const number = state.number, about = state.item, item = await ask(`/api/items/${number}`);
+    const number = state.number, about = state.item, item = await askItem(number);
     // Meanwhile somebody may have gone on, decided, or begun to edit: what is decided next must be about what is shown.
-    if (state.number === number && state.item === about && !state.saving && !state.loading && $("#editor").hidden) {
+    if (!item.changed && state.number === number && state.item === about && !state.saving && !state.loading && $("#editor").hidden) {
       state.item = item;
       drawState();
     }
