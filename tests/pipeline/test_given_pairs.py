@@ -46,7 +46,7 @@ def test_given_pairs_are_taken_and_what_is_none_is_quarantined_with_file_and_lin
         ("some.jsonl:8", "x", "given", "", None),
     ]
     assert record(output)["mix"] == {"given": 2}
-    assert record(output)["totals"] == {"read": 8, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 0, "quarantined": 6}
+    assert record(output)["totals"] == {"read": 8, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 0, "cut_off": 0, "quarantined": 6}
 
 
 def test_given_pairs_that_hold_a_test_document_are_left_out_counted_and_told(
@@ -56,7 +56,7 @@ def test_given_pairs_that_hold_a_test_document_are_left_out_counted_and_told(
     said = [{**GOOD, key: f"Well: {title.upper()}\n{abstract} So it is."} for key in ("prompt", "chosen", "rejected")]
     output = given_pairs(tmp_path, making_pairs, [*said, GOOD, {**GOOD, "prompt": " ".join(abstract.split()[:5])}])
     assert [row["id"] for row in rows(output)] == ["some.jsonl:4", "some.jsonl:5"]
-    assert record(output)["totals"] == {"read": 5, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 3, "quarantined": 0}
+    assert record(output)["totals"] == {"read": 5, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 3, "cut_off": 0, "quarantined": 0}
     assert record(output)["counts"]["test_overlap"] == 3
     assert "3 of 5 records or documents hold what a test document says and are left out" in capsys.readouterr().err
     fewer = {**making_pairs, "preferences": {"path": str(tmp_path / "given")}, "instructions": {"overlap_words": 5}}
