@@ -53,11 +53,13 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from bioie_ray.execution.ray_cluster import connect
-    from bioie_ray.training.rank import FAILED, failure, train_under_ray
+    from bioie_ray.training.failures import failure, forget_failure
+    from bioie_ray.training.lost_ranks import MemoryWatch, too_often
+    from bioie_ray.training.rank import train_under_ray
 
     _check_ranks(stage, cluster)
     connect()
-    stage.output.store.delete(f"{stage.output.key}/{FAILED}")  # of an earlier launch
+    forget_failure(stage.output)
     for name in ("ray.train", "ray.train.v2"):
         logging.getLogger(name).setLevel(logging.ERROR)
     on_gpu = cluster.gpus_per_worker > 0
@@ -82,6 +84,7 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
                     # else it waits for nodes without end; mypy sees the first version of Ray Train, which the second takes the place of
                     controller_failure_limit=math.ceil(cluster.start_timeout_s / _START_TRY_S),  # type: ignore[call-arg]
                 ),
+                callbacks=[MemoryWatch(stage)],  # type: ignore[list-item] # mypy: as above
                 worker_runtime_env={"env_vars": _RANK_ENVIRONMENT | _accelerator(on_gpu=on_gpu)},
             ),
         )
@@ -89,7 +92,7 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
         try:
             result: Any = trainer.fit()
         except TrainingFailedError as error:
-            raise TrainingError(failure(stage.output) or _reason(stage, error)) from error
+            raise TrainingError(failure(stage.output) or too_often(stage, error)) from error
     if result.return_value:
         raise TrainingError(str(result.return_value))
 
@@ -113,13 +116,3 @@ def _check_ranks(stage: Stage, cluster: ClusterSettings) -> None:
 def _accelerator(*, on_gpu: bool) -> dict[str, str]:
     """DeepSpeed would take a GPU driver it finds for GPUs that it may use."""
     return {} if on_gpu else {"DS_ACCELERATOR": "cpu"}
-
-
-def _reason(stage: Stage, error: BaseException) -> str:
-    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    lines = [f"rank {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in sorted(failures.items()) if str(failure).strip()]
-    told = "; ".join(lines) or str(error).strip().splitlines()[-1]
-    return (
-        f"{stage.name} failed {stage.train.max_retries + 1} times, the last time: {told}; what is done is kept in checkpoints. Mend the cause (see the "
-        "Ray logs) and run the same command again, it goes on from the last one"
-    )

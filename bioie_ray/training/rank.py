@@ -21,14 +21,13 @@ from transformers import PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
-from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreError
 from bioie_ray.execution.fixed_sums import fixed_sums
 from bioie_ray.execution.linear_layers import by_onednn
-from bioie_ray.retrieval.batching import is_out_of_memory
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
 from bioie_ray.training.checkpoints import CheckpointStore, Uploader
+from bioie_ray.training.failures import failure, telling_what_to_lower, write_failure
 from bioie_ray.training.flops import flops_per_token
 from bioie_ray.training.loading import adapter_config, load_base, without_dropout
 from bioie_ray.training.order import stream
@@ -39,7 +38,6 @@ from bioie_ray.training.stage import Stage, TrainingError, ids_of, token_rows
 from bioie_ray.training.tokens import load_chat_tokenizer
 from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
 
-FAILED = "_failed.txt"
 T = TypeVar("T")
 
 
@@ -73,14 +71,14 @@ def train(stage: Stage) -> None:
         checkpoints = CheckpointStore(stage.output)
         launch = _agreed(secrets.token_hex(4), place)
         resume = _restore(checkpoints, folder / "resume", place, stage)
-        with _telling_what_to_lower(stage):
+        with telling_what_to_lower(stage):
             trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
         uploader = Uploader(checkpoints, place.rank, place.num_ranks, launch, stage.train.keep_checkpoints)
         trainer.add_callback(CheckpointCallback(uploader, folder))
         best = Best(stage.output)
         _observe(trainer, stage, place, best, folder)
         try:
-            with _telling_what_to_lower(stage):
+            with telling_what_to_lower(stage):
                 trainer.train(resume_from_checkpoint=str(resume) if resume else None)
         finally:
             uploader.close()
@@ -107,29 +105,6 @@ def _the_same_each_time(threads: int) -> Iterator[None]:
     finally:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         transformers_logging.set_verbosity(verbosity)
-
-
-@contextmanager
-def _telling_what_to_lower(stage: Stage) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(out_of_memory(stage, str(error) or type(error).__name__)) from None
-
-
-def out_of_memory(stage: Stage, reason: str) -> str:
-    """What to lower, with the arithmetic."""
-    settings = stage.settings
-    pairs = 2 if stage.name == "dpop" else 1
-    tokens = settings.micro_batch_size * settings.max_length * pairs
-    return (
-        f"out of memory: {reason.splitlines()[0]} A forward pass has up to {stage.name}.micro_batch_size={settings.micro_batch_size} x "
-        f"{stage.name}.max_length={settings.max_length}{' x 2 answers' if pairs == 2 else ''} = {tokens} tokens. Set {stage.name}.micro_batch_size=1, "
-        f"train.gradient_checkpointing=true, {stage.name}.max_length lower, {stage.name}.method=qlora, or train.zero_stage=3 over more ranks "
-        "(bioie run RECIPE --dry-run shows an estimate); then run again, it goes on from the last checkpoint"
-    )
 
 
 def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> Path | None:
@@ -270,14 +245,6 @@ def train_under_ray(config: dict[Any, Any]) -> str | None:
         traceback.print_exc()  # for the log of this rank, where it is none of that family
         if Place.here().num_ranks == 1:
             return told
-        stage.output.store.write(f"{stage.output.key}/{FAILED}", told.encode())
+        write_failure(stage.output, told)
         raise
     return None
-
-
-def failure(output: Output) -> str | None:
-    """What a rank of this launch wrote down before it failed."""
-    try:
-        return output.store.read(f"{output.key}/{FAILED}").decode()
-    except FileNotFoundError:
-        return None

@@ -150,7 +150,11 @@ def test_answers_that_the_token_limit_broke_off_are_no_mistakes_of_the_model(tmp
     output = make(answered(tmp_path, says, making_pairs, lambda sample: "stop" if sample % 2 else "length"))
     made, told = rows(output), record(output)
     assert {(row["kind"], int(row["id"].split("/")[1][1:]) % 2) for row in made} == {("invented", 0)}
-    assert {name: told["totals"][name] for name in ("read", "no_wrong_answer", "cut_off")} == {"read": 24, "no_wrong_answer": 12, "cut_off": 48}
+    assert {name: told["totals"][name] for name in ("read", "no_wrong_answer", "cut_off")} == {
+        "read": 24,
+        "no_wrong_answer": 12,
+        "cut_off": 48,
+    }
     assert told["warnings"] == ["48 answers of the model were cut off and are left out; set preferences.max_new_tokens higher"]
 
 
