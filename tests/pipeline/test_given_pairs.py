@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pipeline_builders import make_recipe, quarantine, record, rows, run, text_of
+from tiny_models import save_llama
 
 from bioie_ray.artifacts.output import DriftError
 from bioie_ray.pipeline.plan import Planner
@@ -20,7 +21,7 @@ GOOD = {"prompt": "List all.", "chosen": '["a"]', "rejected": "[]"}
 
 def given_pairs(tmp_path: Path, making_pairs: dict[str, Any], lines: list[Any], **changes: Any) -> Path:
     folder = tmp_path / "given"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "some.jsonl").write_text("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in lines), encoding="utf-8")
     making_pairs = {**making_pairs, "preferences": {"path": str(folder)}}
     making_pairs["instructions"] = {**making_pairs["instructions"], **changes}
@@ -115,9 +116,35 @@ def test_pairs_that_are_too_long_are_left_out_counted_and_told(
     lines = [GOOD, {**GOOD, "prompt": "a" * 60}, {**GOOD, "rejected": "b" * 200}, {**GOOD, "chosen": "b" * 200}]
     output = tokenised(tmp_path, making_pairs, lines, {"max_length": 100, "max_prompt_tokens": 40})
     assert [row["id"] for row in rows(output)] == ["some.jsonl:1"]
-    assert record(output)["left_out"] == {"too_long": 2, "prompt_too_long": 1, "same_tokens": 0, "refused_by_template": 0}
+    assert record(output)["left_out"] == {
+        "too_long": 2,
+        "prompt_too_long": 1,
+        "beyond_context": 0,
+        "same_tokens": 0,
+        "refused_by_template": 0,
+    }
     assert record(output)["warnings"] == ["left out: too long: 2, prompt too long: 1"]
     assert "tokenising for dpop r@1: left out: too long: 2, prompt too long: 1" in capsys.readouterr().err
+
+
+def test_pairs_that_the_model_has_no_positions_for_are_left_out_and_count_in_the_fingerprint(
+    tmp_path: Path, making_pairs: dict[str, Any]
+) -> None:
+    lengths = {"max_length": 400, "max_prompt_tokens": 300}
+    lines = [GOOD, {**GOOD, "rejected": "b" * 200}]
+    whole = tokenised(tmp_path / "long", making_pairs, lines, lengths)
+    making_pairs["train"] = {"base_model": str(save_llama(tmp_path / "short-sighted", positions=128))}
+    output = tokenised(tmp_path / "short", making_pairs, lines, lengths)
+    assert [len(rows(each)) for each in (whole, output)] == [2, 1]
+    assert record(output)["left_out"]["beyond_context"] == 1
+    assert record(output)["warnings"] == ["left out: beyond context: 1"]
+    assert record(output)["fingerprint"] != record(whole)["fingerprint"]
+    with pytest.raises(ValueError, match=r"beyond context: 1\); take a train\.base_model that takes longer texts"):
+        tokenised(tmp_path / "none", making_pairs, lines[1:], lengths)
+    enough = {"max_length": 100, "max_prompt_tokens": 40}  # then both models share their tokens, as they share the tokenizer
+    short = record(tokenised(tmp_path / "a", making_pairs, [GOOD], enough))
+    making_pairs["train"] = {"base_model": str(save_llama(tmp_path / "far-sighted"))}
+    assert record(tokenised(tmp_path / "b", making_pairs, [GOOD], enough))["fingerprint"] == short["fingerprint"]
 
 
 @pytest.mark.parametrize(
