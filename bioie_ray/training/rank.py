@@ -31,6 +31,7 @@ from bioie_ray.training.failures import failure, telling_what_to_lower, write_fa
 from bioie_ray.training.flops import flops_per_token
 from bioie_ray.training.loading import adapter_config, load_base, without_dropout
 from bioie_ray.training.order import stream
+from bioie_ray.training.packing_probe import PackingProbe
 from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCallback, ScoreCallback, TokensCallback, had_ended, to_jsonl
 from bioie_ray.training.results import Best, finish
 from bioie_ray.training.scoring import score
@@ -172,6 +173,8 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
         by_onednn(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TokensCallback(trainer))
+    if stage.settings.packing:
+        trainer.add_callback(PackingProbe(trainer, stage.name, stage.train.dtype))
     trainer.name_rows = lambda rows: ids_of(table, rows)
     trainer.stage = stage.name
     return trainer
