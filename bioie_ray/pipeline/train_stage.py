@@ -104,11 +104,15 @@ class TrainStage:
         """The model's files and how the training went; checkpoints go, they have served."""
         from bioie_ray.training.checkpoints import CheckpointStore
         from bioie_ray.training.results import SUMMARY, Best
+        from bioie_ray.training.starts import told
 
         summary: dict[str, Any] = json.loads(self.output.store.read(f"{self.output.key}/{SUMMARY}"))
         CheckpointStore(self.output).drop()
         Best(self.output).drop()
-        return {"stage": self.stage, "base_model": self.base.ref, **summary}
+        warnings = []
+        if len(summary.get("starts", ())) > 1:
+            warnings.append(f"ranks: {told(summary['starts'])}; that is not the same to the last bit as one number of them throughout")
+        return {"stage": self.stage, "base_model": self.base.ref, **summary, **({"warnings": warnings} if warnings else {})}
 
 
 def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import math
 import secrets
 import tempfile
@@ -33,13 +35,15 @@ from bioie_ray.training.loading import adapter_config, load_base, without_dropou
 from bioie_ray.training.order import stream
 from bioie_ray.training.packing_probe import PackingProbe
 from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCallback, ScoreCallback, TokensCallback, had_ended, to_jsonl
-from bioie_ray.training.results import Best, finish
+from bioie_ray.training.results import Best, Done, finish
 from bioie_ray.training.scoring import score
 from bioie_ray.training.stage import Stage, TrainingError, ids_of, token_rows
+from bioie_ray.training.starts import Starts, starts
 from bioie_ray.training.tokens import load_chat_tokenizer
 from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,27 +72,34 @@ def train(stage: Stage) -> None:
     if not table.num_rows:
         raise TrainingError(f"{stage.tokens.location} holds nothing to train on; see its record for what was left out, and why")
     with _the_same_each_time(stage.train.threads), tempfile.TemporaryDirectory(prefix="bioie-training-") as scratch, answers_only():
-        folder = Path(scratch)
-        checkpoints = CheckpointStore(stage.output)
-        launch = _agreed(secrets.token_hex(4), place)
-        resume = _restore(checkpoints, folder / "resume", place, stage)
-        with telling_what_to_lower(stage):
-            trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
-        uploader = Uploader(checkpoints, place.rank, place.num_ranks, launch, stage.train.keep_checkpoints)
-        trainer.add_callback(CheckpointCallback(uploader, folder))
-        best = Best(stage.output)
-        _observe(trainer, stage, place, best, folder)
-        try:
-            with telling_what_to_lower(stage):
-                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        finally:
-            uploader.close()
-        trainer.save_model(str(folder / "last"))  # with ZeRO 3 every rank has a part of it
+        folder, best = Path(scratch), Best(stage.output)
+        done = _trained(stage, table, folder, place, best, on_gpu=on_gpu)
+        gc.collect()  # a trainer and its callbacks hold each other, and with them model and optimizer
         if place.rank == 0:
-            history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
-            stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(history))
+            stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(done.history))
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call] # or rank 0 would load the merged model in parts, with ranks that do not come
-            finish(stage, table, folder / "last", best, history, trainer.state.global_step, place.num_ranks)
+            finish(stage, table, folder / "last", best, done)
+
+
+def _trained(stage: Stage, table: pa.Table, folder: Path, place: Place, best: Best, *, on_gpu: bool) -> Done:
+    """Train to the end, with the weights as ``last`` in ``folder``; what is returned holds no model."""
+    checkpoints = CheckpointStore(stage.output)
+    launch = _agreed(secrets.token_hex(4), place)
+    resume, begun = _restore(checkpoints, folder / "resume", place, stage)
+    with telling_what_to_lower(stage):
+        trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
+    uploader = Uploader(checkpoints, place.rank, place.num_ranks, launch, stage.train.keep_checkpoints)
+    trainer.add_callback(CheckpointCallback(uploader, folder, begun))
+    _observe(trainer, stage, place, best, folder)
+    try:
+        with telling_what_to_lower(stage):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        uploader.close()
+    trainer.save_model(str(folder / "last"))  # with ZeRO 3 every rank has a part of it
+    history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    trainer.accelerator.free_memory()
+    return Done(history, trainer.state.global_step, begun)
 
 
 @contextmanager
@@ -108,11 +119,11 @@ def _the_same_each_time(threads: int) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> Path | None:
-    """The newest whole checkpoint as a folder here. One of other ranks is taken too where that can be done, and that is said."""
+def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> tuple[Path | None, Starts]:
+    """The newest whole checkpoint as a folder here, and the starts up to this one. One of other ranks is taken too where that can be done, and that is said."""
     newest = _agreed(next(reversed(checkpoints.whole()), None), place)
     if newest is None:
-        return None
+        return None, starts(place.num_ranks)
     if newest.num_ranks != place.num_ranks:
         if stage.train.zero_stage:
             raise TrainingError(
@@ -120,11 +131,13 @@ def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: St
                 f"set cluster.ranks={newest.num_ranks}, or train.zero_stage=0, or delete {stage.output.location}/_checkpoints to begin anew"
             )
         if place.rank == 0:
-            stage.output.note(
+            told = (
                 f"going on from step {newest.step}, made by {newest.num_ranks} ranks, with {place.num_ranks}: not the same to the last bit"
             )
+            stage.output.note(told)
+            _LOG.warning("%s: %s", stage.output.key, told)
     checkpoints.get(newest, folder, place.rank)
-    return folder
+    return folder, starts(place.num_ranks, folder, newest.step, newest.num_ranks)
 
 
 def _agreed(mine: T, place: Place) -> T:
@@ -144,6 +157,10 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
     args = arguments(
         stage, folder, table.num_rows, place.num_ranks, on_gpu=on_gpu
     )  # before the model: DeepSpeed's ZeRO 3 loads it in parts
+    if stage.train.zero_stage and dist.is_initialized():
+        import deepspeed
+
+        deepspeed.init_distributed(auto_mpi_discovery=False)  # on CPUs nobody has told it of the ranks by now, and ZeRO 3 would load a model for one
     args.max_steps = _last_step(resume, stage, args.max_steps)
     base = stage.base.folder()
     chat = load_chat_tokenizer(str(base), stage.train.template)
