@@ -120,11 +120,12 @@ def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list
 
     Raises:
         ModelError: the model is neither here nor known.
+        ValueError: it has no layer that a stage's adapter could go on.
     """
     names, lines = recipe.stages(job), list[str]()
     if not names:
         return lines
-    from bioie_ray.training.estimate import describe, estimate, shape_of  # with torch, which other dry runs do without
+    from bioie_ray.training.estimate import check_modules, describe, estimate, shape_of  # with torch, which other dry runs do without
 
     for name in names:
         settings: SftSettings | DpopSettings = getattr(recipe, name)
@@ -134,6 +135,7 @@ def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list
             counts = step.tokens.output.record()["counts"]
             rows, tokens = counts["rows"], counts["tokens"]
         shape = shape_of(recipe.train.base_model, settings.lora.modules)
+        check_modules(name, recipe.train.base_model, shape, settings)
         ranks = recipe.cluster.ranks
         found = estimate(shape, settings, recipe.train, ranks, rows, tokens)
         lines += describe(name, found, settings, ranks, recipe.train.planned_tokens_per_s, _most_rows(recipe) if name != "dpop" else None)

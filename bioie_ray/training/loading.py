@@ -65,14 +65,18 @@ def without_dropout(model: Any) -> None:
 
 def attention(folder: Path, wanted: str) -> tuple[str, str | None]:
     """The attention to use, and why where ``auto`` is not the usual ``sdpa``: that leaves Gemma 2's caps of logits out without a word, and some models lack it."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
-    if wanted != "auto":
-        return wanted, None
-    config = AutoConfig.from_pretrained(str(folder))
+    return (wanted, None) if wanted != "auto" else usual_attention(AutoConfig.from_pretrained(str(folder)))
+
+
+def usual_attention(config: Any) -> tuple[str, str | None]:
+    """``attention`` with ``auto``, by a model's configuration."""
+    from transformers import AutoModelForCausalLM
+
     if getattr(config.get_text_config(), "attn_logit_softcapping", None):
         return "eager", f"{config.model_type} caps its attention's logits, which sdpa does not"
-    known = AutoModelForCausalLM._model_mapping  # type: ignore[attr-defined] # noqa: SLF001 - what `from_pretrained` looks in, which would refuse with an error
+    known = AutoModelForCausalLM._model_mapping  # noqa: SLF001 - what `from_pretrained` looks in, which would refuse with an error
     if type(config) in known and not getattr(known[type(config)], "_supports_sdpa", True):
         return "eager", f"transformers has no sdpa for {config.model_type}"
     return "sdpa", None
