@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import math
 import secrets
 import tempfile
 import traceback
@@ -30,7 +29,7 @@ from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
 from bioie_ray.training.checkpoints import CheckpointStore, Uploader
 from bioie_ray.training.failures import failure, telling_what_to_lower, write_failure
-from bioie_ray.training.flops import flops_per_token
+from bioie_ray.training.flops import flops_per_token, texts_of
 from bioie_ray.training.loading import adapter_config, load_base, without_dropout
 from bioie_ray.training.order import stream
 from bioie_ray.training.packing_probe import PackingProbe
@@ -90,7 +89,7 @@ def _trained(stage: Stage, table: pa.Table, folder: Path, place: Place, best: Be
         trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
     uploader = Uploader(checkpoints, place.rank, place.num_ranks, launch, stage.train.keep_checkpoints)
     trainer.add_callback(CheckpointCallback(uploader, folder, begun))
-    _observe(trainer, stage, place, best, folder)
+    _observe(trainer, stage, table, place, best, folder)
     try:
         with telling_what_to_lower(stage):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
@@ -154,13 +153,12 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
     """TRL's trainer for a stage, ready to train; what it writes goes to ``folder``."""
     from datasets import Dataset
 
-    args = arguments(
-        stage, folder, table.num_rows, place.num_ranks, on_gpu=on_gpu
-    )  # before the model: DeepSpeed's ZeRO 3 loads it in parts
+    # Before the model, which DeepSpeed's ZeRO 3 loads in parts: as many as it knows ranks of, and on CPUs nobody has told it of them by then.
+    args = arguments(stage, folder, table.num_rows, place.num_ranks, on_gpu=on_gpu)
     if stage.train.zero_stage and dist.is_initialized():
-        import deepspeed
+        import deepspeed  # type: ignore[import-untyped]
 
-        deepspeed.init_distributed(auto_mpi_discovery=False)  # on CPUs nobody has told it of the ranks by now, and ZeRO 3 would load a model for one
+        deepspeed.init_distributed(auto_mpi_discovery=False)
     args.max_steps = _last_step(resume, stage, args.max_steps)
     base = stage.base.folder()
     chat = load_chat_tokenizer(str(base), stage.train.template)
@@ -206,11 +204,9 @@ def _last_step(resume: Path | None, stage: Stage, planned: int) -> int:
     return step if had_ended(state["log_history"], step, stage.train.score_every_steps, stage.train.patience) else planned
 
 
-def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path) -> None:
+def _observe(trainer: Any, stage: Stage, table: pa.Table, place: Place, best: Best, folder: Path) -> None:
     if place.rank == 0:
-        parameters = list(trainer.model.parameters())
-        total, trained = sum(map(_size, parameters)), sum(_size(p) for p in parameters if p.requires_grad)
-        trainer.add_callback(MetricsCallback(stage.output, flops_per_token(total, trained), place.num_ranks))
+        trainer.add_callback(MetricsCallback(stage.output, flops_per_token(trainer.model, texts_of(table)), place.num_ranks))
     if stage.train.score_every_steps is None or stage.scoring is None:
         return
     plan, chat = stage.scoring, load_chat_tokenizer(str(stage.base.folder()), stage.train.template)
@@ -226,12 +222,6 @@ def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path)
     trainer.add_callback(
         ScoreCallback(stage.train.score_every_steps, stage.train.patience, ask, keep_best, _agreement(place), best.score())
     )
-
-
-def _size(parameter: Any) -> int:
-    """Of the whole one: 4-bit weights lie two to a number, and with ZeRO 3 they lie elsewhere."""
-    num: int = getattr(parameter, "ds_numel", None) or math.prod(getattr(parameter, "quant_state", parameter).shape)
-    return num
 
 
 def _agreement(place: Place) -> Callable[[bool], bool]:
