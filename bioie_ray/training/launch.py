@@ -14,6 +14,10 @@ from bioie_ray.training.stage import Stage, TrainingError, accumulation
 
 # How long Ray Train waits for all its ranks before it counts that as a failure of its own and tries again.
 _START_TRY_S = 60
+# A rank that died is noticed by Ray Train at once; this is for one that hangs. As torch has it, and for each step of generating as long as a large model on a
+# slow CPU takes: a GPU takes a twentieth.
+_PATIENCE_S = 1_800
+_TOKEN_S = 2.0
 # What ranks must have set before torch and DeepSpeed are imported.
 _RANK_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "WANDB_SILENT": "true"}
 
@@ -74,7 +78,7 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
         trainer = TorchTrainer(
             train_under_ray,  # type: ignore[arg-type] # what it returns is the result's `return_value`
             train_loop_config={"stage": stage},
-            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=patience_s(stage)),
             scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=on_gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 name=stage.output.fingerprint[:12],
@@ -95,6 +99,14 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
             raise TrainingError(failure(stage.output) or too_often(stage, error)) from error
     if result.return_value:
         raise TrainingError(str(result.return_value))
+
+
+def patience_s(stage: Stage) -> int:
+    """How long a rank waits for the others before it takes them for lost: the first one asks about dev documents while all others wait."""
+    plan = stage.scoring
+    if plan is None:
+        return _PATIENCE_S
+    return _PATIENCE_S + math.ceil(plan.num_batches * plan.max_new_tokens * _TOKEN_S)
 
 
 def _check_ranks(stage: Stage, cluster: ClusterSettings) -> None:

@@ -38,6 +38,11 @@ class ScoringPlan:
     questions: tuple[Question, ...]
     max_new_tokens: int
 
+    @property
+    def num_batches(self) -> int:
+        """How often the model is asked, about several at once."""
+        return len(_batches(self.questions))
+
 
 @dataclass(frozen=True, slots=True)
 class Score:

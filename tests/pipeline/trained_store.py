@@ -42,9 +42,7 @@ def losses(stage: str, seed: int, num_steps: int) -> dict[str, list[float]]:
     return found
 
 
-def write_stage(
-    folder: Path, stage: str, name: str = "r", *, seed: int = 0, num_steps: int = 9, best: bool = False, **told: Any
-) -> Output:
+def write_stage(folder: Path, stage: str, name: str = "r", *, seed: int = 0, num_steps: int = 9, best: bool = False, **told: Any) -> Output:
     rows = [
         {"step": step, "metric": metric, "value": value}
         for metric, values in losses(stage, seed, num_steps).items()

@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from bioie_ray.artifacts.output import Output
 from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.config.training import LoraSettings
 from bioie_ray.training.checkpoints import CheckpointStore
-from bioie_ray.training.launch import launch
+from bioie_ray.training.launch import launch, patience_s
 from bioie_ray.training.rank import train
+from bioie_ray.training.scoring import Question, ScoringPlan
 from bioie_ray.training.stage import Stage, TrainingError
 
 STILL = LoraSettings(r=4, alpha=8, modules=MODULES)  # ranks draw random numbers of their own, so no dropout where they are compared
@@ -98,6 +100,14 @@ def test_zero_is_for_ranks(llama: Path, tmp_path: Path) -> None:
     stage = sft_stage(tmp_path, llama, train=TRAIN.model_copy(update={"zero_stage": 2}))
     with pytest.raises(TrainingError, match=r"train\.zero_stage=2 is for ranks.*cluster\.executor=ray"):
         launched(stage, executor="inline")
+
+
+def test_ranks_wait_for_the_one_that_asks_about_dev_documents(llama: Path, tmp_path: Path) -> None:
+    """20 documents are three batches of up to 512 tokens: at two seconds each 51 minutes, longer than torch's half an hour."""
+    questions = tuple(Question(f"d{n}", "List", "ner", frozenset()) for n in range(20))
+    stage = sft_stage(tmp_path, llama)
+    assert patience_s(stage) == 1_800
+    assert patience_s(replace(stage, scoring=ScoringPlan(questions, max_new_tokens=512))) == 1_800 + 3 * 512 * 2
 
 
 @pytest.mark.ray
@@ -182,6 +192,19 @@ def test_two_ranks_share_an_optimizer_by_zero_2(own_ray: None, llama: Path, tmp_
     folder = shared.output.address.folder / shared.output.key / "_checkpoints/step-00000002"
     shards = [path.name for path in folder.rglob("*zero_pp_rank_*optim_states.pt")]
     assert len({name.partition("zero_pp_rank_")[2][0] for name in shards}) == 2  # each rank its own
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_ranks_share_a_model_by_zero_3(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    """Packed, so that the model in its parts is asked before the first step whether it keeps conversations apart."""
+    settings = sft_settings(packing=True, micro_batch_size=1, max_steps=3, lora=STILL)
+    alone = sft_stage(tmp_path / "alone", llama, settings)
+    train(alone)
+    shared = sft_stage(tmp_path / "shared", llama, settings, TRAIN.model_copy(update={"zero_stage": 3}))
+    launched(shared, ranks=2)
+    assert losses(shared.output) == nearly(losses(alone.output))
+    assert bytes_of(shared.output).keys() == bytes_of(alone.output).keys()
 
 
 def test_ranks_that_could_not_share_a_batch_are_refused_before_any_is_lost(llama: Path, tmp_path: Path) -> None:
