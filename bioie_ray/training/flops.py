@@ -86,8 +86,8 @@ def flops_per_token(model: torch.nn.Module, texts: Texts) -> float:
 
 def _attention(config: Any, length: float) -> float:
     heads: int = getattr(config, "num_attention_heads", 0)  # none in models that only have a state
-    width = heads * (getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0))
-    kinds: Sequence[str] = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    width = heads * (getattr(config, "head_dim", None) or (getattr(config, "hidden_size", 0) // heads if heads else 0))
+    kinds: Sequence[str] = getattr(config, "layer_types", None) or ["full_attention"] * getattr(config, "num_hidden_layers", 0)
     window = getattr(config, "sliding_window", None) or length
     lengths = {"full_attention": length, "sliding_attention": min(length, window)}
     return 12.0 * width * sum(lengths.get(kind, 0.0) for kind in kinds)

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from stages import MODULES, TRAIN, bytes_of, dpop_settings, dpop_stage, losses, metrics, sft_settings, sft_stage
+from stages import MODULES, TRAIN, bytes_of, dpop_settings, dpop_stage, losses, metrics, sft_settings, sft_stage, summary
 from tiny_models import save_llama
 
 from bioie_ray.artifacts.output import Output
@@ -167,6 +167,30 @@ def test_a_rank_that_is_killed_too_often_is_reported_and_the_same_command_goes_o
     now = list_times(killed.output)
     assert {step: now[step] for step in killer.written_at} == killer.written_at
     assert bytes_of(killed.output) == bytes_of(plain.output)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_training_of_two_ranks_goes_on_with_the_one_that_there_is_room_for(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    import ray
+
+    once = OFTEN.model_copy(update={"max_retries": 0})
+    stage = sft_stage(tmp_path, llama, sft_settings(**{**LONG, "lora": STILL}), once, num=12)
+    killer = Killer(CheckpointStore(stage.output), num_whole=2)
+    with pytest.raises(TrainingError, match="A rank that dies without an error of its own was killed or lost"):
+        launched(stage, ranks=2)
+    assert len(killer.killed) == 2
+    last = CheckpointStore(stage.output).whole()[-1]
+    assert last.num_ranks == 2
+    ray.shutdown()
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        launched(stage, ranks=2, min_ranks=1)
+    finally:
+        ray.shutdown()
+    told = summary(stage.output)
+    assert told["starts"] == [{"step": 0, "ranks": 2}, {"step": last.step, "ranks": 1}]
+    assert [entry["step"] for entry in metrics(stage.output) if "loss" in entry] == list(range(1, 301))
 
 
 @pytest.mark.ray
