@@ -75,3 +75,18 @@ def save_gemma3(folder: Path, *, window: int, seed: int = 0) -> Path:
     )
     Gemma3ForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def save_model(folder: Path, architecture: str, *, chat: bool = True, seed: int = 0, **settings: Any) -> Path:
+    """A model of any architecture that transformers knows, in its own names of settings."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder.mkdir(parents=True)
+    size = save_tokenizer(folder, chat=chat)
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        architecture, **{"vocab_size": size, "bos_token_id": 0, "eos_token_id": 1, "initializer_range": 0.5, **settings}
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder

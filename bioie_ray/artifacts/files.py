@@ -36,7 +36,7 @@ def fetch_folder(output: Output, folder: str, target: Path) -> int:
     for key in keys:
         path = target / key.removeprefix(f"{prefix}/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(output.store.read(key))
+        output.store.read_file(key, path)
     return len(keys)
 
 

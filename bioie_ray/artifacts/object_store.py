@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from bioie_ray.artifacts.reasons import first_line
@@ -64,6 +66,13 @@ class ObjectStore:
 
     def write(self, key: str, data: bytes) -> None:
         """Put the whole object."""
+        self._put(key, data)
+
+    def write_file(self, key: str, source: Path) -> None:
+        """The same of a file, of which no more than some parts are in memory."""
+        self._put(key, source)
+
+    def _put(self, key: str, data: bytes | Path) -> None:
         import obstore
 
         try:
@@ -71,6 +80,19 @@ class ObjectStore:
             self._waiting("write", key, lambda: obstore.put(self._store, key, data, chunk_size=_PART))
         except FileNotFoundError as error:  # no such bucket
             raise self._unreachable("write", key, error) from error
+
+    def read_file(self, key: str, target: Path) -> None:
+        """The bytes as a file, part by part. Raises FileNotFoundError."""
+        import obstore
+
+        try:
+            size = self._waiting("read", key, lambda: obstore.head(self._store, key))["size"]
+            with target.open("wb") as file:
+                for at in range(0, size, _PART):
+                    end = min(at + _PART, size)
+                    file.write(self._waiting("read", key, partial(obstore.get_range, self._store, key, start=at, end=end)))
+        except FileNotFoundError:
+            raise FileNotFoundError(self.describe(key)) from None
 
     def create(self, key: str, data: bytes) -> bool:
         """Put the object in one request, on the condition that none is there; False when another writer was first."""

@@ -2,7 +2,8 @@
 
 Two guarantees carry everything above: ``write`` is atomic (a reader sees the old object, the new one or none, never a
 part), and ``create`` succeeds for exactly one of several writers. Locally that is a synced temporary file with a rename
-(``write``) or a hard link (``create``); object stores have ``object_store.py``. Objects go through memory whole: shards are sized for that.
+(``write``) or a hard link (``create``); object stores have ``object_store.py``. Objects go through memory whole: shards are sized for that. What is
+not (an optimizer's states) goes from file to file, piece by piece: ``write_file``, ``read_file``.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
+
+_PIECE = 4 * 2**20
 
 
 class StoreError(ValueError):
@@ -51,6 +55,14 @@ class Store(Protocol):
 
     def write(self, key: str, data: bytes) -> None:
         """Put the whole object, replacing one that is there."""
+        ...
+
+    def write_file(self, key: str, source: Path) -> None:
+        """``write`` of a file, which need not fit into memory."""
+        ...
+
+    def read_file(self, key: str, target: Path) -> None:
+        """The object's bytes as a file, in a folder that is there. Raises FileNotFoundError."""
         ...
 
     def create(self, key: str, data: bytes) -> bool:
@@ -99,8 +111,20 @@ class _FolderStore:
             raise FileNotFoundError(self.describe(key)) from None
 
     def write(self, key: str, data: bytes) -> None:
-        target = self._root / key
-        temporary = self._temporary(target, data)
+        self._put(self._root / key, len(data), lambda file: file.write(data))
+
+    def write_file(self, key: str, source: Path) -> None:
+        with source.open("rb") as opened:
+            self._put(self._root / key, source.stat().st_size, lambda file: shutil.copyfileobj(opened, file, _PIECE))
+
+    def read_file(self, key: str, target: Path) -> None:
+        try:
+            shutil.copyfile(self._root / key, target)
+        except NotADirectoryError:
+            raise FileNotFoundError(self.describe(key)) from None
+
+    def _put(self, target: Path, num_bytes: int, fill: Callable[[BinaryIO], object]) -> None:
+        temporary = self._temporary(target, num_bytes, fill)
         try:
             temporary.replace(target)
         finally:
@@ -111,7 +135,7 @@ class _FolderStore:
         target = self._root / key
         if target.exists():
             return False
-        temporary = self._temporary(target, data)
+        temporary = self._temporary(target, len(data), lambda file: file.write(data))
         try:
             os.link(temporary, target)  # fails if the target exists, unlike rename
         except FileExistsError:
@@ -140,19 +164,19 @@ class _FolderStore:
             if not path.name.startswith(".tmp-") and path.is_file():
                 yield path.relative_to(self._root).as_posix()
 
-    def _temporary(self, target: Path, data: bytes) -> Path:
+    def _temporary(self, target: Path, num_bytes: int, fill: Callable[[BinaryIO], object]) -> Path:
         """A synced file beside the target, so that the rename stays within one file system."""
         temporary = target.parent / f".tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                file.write(data)
+                fill(file)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise _explain(error, target, len(data)) from error
+            raise _explain(error, target, num_bytes) from error
         return temporary
 
 

@@ -166,7 +166,7 @@ class TrainSettings(Settings):
         description="of weights and matrix products; adapters stay float32, but for DeepSpeed's, which are rounded to bfloat16 when they are saved",
     )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        default="auto", description="auto: eager for Gemma 2 (soft-capped logits), else sdpa"
+        default="auto", description="auto: sdpa; eager for Gemma 2 (soft-capped logits) and for models without sdpa"
     )
     gradient_checkpointing: bool = False
     liger: bool = Field(default=False, description="Liger's layer kernels (GPU)")

@@ -28,7 +28,7 @@ from bioie_ray.training.instructions.source_files import Part, find_files, locat
 if TYPE_CHECKING:
     from bioie_ray.training.instructions.overlap import OverlapIndex
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 PREFERENCE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -49,7 +49,9 @@ _LEFT_OUT = {
     "no_wrong_answer": "sample more answers (preferences.samples, temperature), or allow corruptions (preferences.corruptions=1)",
     "test_overlap": "set instructions.overlap_words higher if what they share with test documents is no more than a phrase",
 }
-_COUNTS = ("read", "pairs", *_LEFT_OUT)
+# Answers, not documents: the token limit broke them off, so what is wrong with them is no mistake of the model.
+_CUT_OFF = "cut_off"
+_COUNTS = ("read", "pairs", *_LEFT_OUT, _CUT_OFF)
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,17 @@ class PreferencesStep:
         for shard in sorted(markers):
             table = self.output.read_shard(shard, ["kind", "made_by"])
             mix.update(f"{made_by} {kind}".strip() for kind, made_by in zip(*(column.to_pylist() for column in table.columns), strict=True))
-        num_overlapping = totals["test_overlap"]
-        told = f"{num_overlapping} of {totals['read']} records or documents hold what a {'test or dev' if self.held_out.dev else 'test'} document says and are left out"
-        return {"mix": dict(sorted(mix.items())), "totals": totals, **({"warnings": [told]} if num_overlapping else {})}
+        warnings = self._warnings(totals)
+        return {"mix": dict(sorted(mix.items())), "totals": totals, **({"warnings": warnings} if warnings else {})}
+
+    def _warnings(self, totals: Mapping[str, int]) -> list[str]:
+        told = []
+        if num := totals["test_overlap"]:
+            held_out = "test or dev" if self.held_out.dev else "test"
+            told.append(f"{num} of {totals['read']} records or documents hold what a {held_out} document says and are left out")
+        if num := totals[_CUT_OFF]:
+            told.append(f"{num} answers of the model were cut off and are left out; set preferences.max_new_tokens higher")
+        return told
 
     def _problem(self, totals: Mapping[str, int]) -> str | None:
         """What went wrong, and what would help against it."""
@@ -150,7 +160,9 @@ class PreferencesStep:
         if totals["pairs"]:
             return None
         reasons = [f"{totals[name]} {name.replace('_', ' ')}" for name in (*_LEFT_OUT, "quarantined") if totals[name]]
+        reasons += [f"{totals[_CUT_OFF]} answers cut off"] if totals[_CUT_OFF] else []
         ways_out = [advice for name, advice in _LEFT_OUT.items() if totals[name]]
+        ways_out += ["set preferences.max_new_tokens higher"] if totals[_CUT_OFF] else []
         others = "take other documents (preferences.tasks, splits)" if self.candidates else "give another preferences.path"
         return f"{told} ({', '.join(reasons) or 'there were none'}); {', or '.join([*ways_out, others])}"
 
@@ -171,6 +183,7 @@ class PreferencesWorker:
         number = 0
         for found in self._chosen() if self._step.candidates else self._given():
             counts["read"] += found.pop("read", 1)
+            counts[_CUT_OFF] += found.pop(_CUT_OFF, 0)
             if "reason" in found:
                 rejected.append(found)
             elif "left_out" in found:
@@ -220,7 +233,7 @@ class PreferencesWorker:
         for name in step.tasks:  # the mix is kept by task: each has its own kinds of errors
             task = get_task(name, self._recipe.nlm_gene_types)
             chooser = Chooser(settings.kinds, settings.corruptions, seed)
-            answers = self._answers(name)
+            answers, num_cut_off = self._answers(name)
             documents = {document.id: document for document in self._documents(name) if document.id in answers}
             for id_ in in_drawn_order(list(documents), "preferences", seed):
                 document = documents[id_]
@@ -234,10 +247,11 @@ class PreferencesWorker:
                 wrong = [found for text in answers[id_] if (found := judge(view, text, settings.max_f1)) is not None]
                 chosen = chooser.choose(id_, wrong, make, settings.pairs_per_document)
                 if not chosen:
-                    yield {"left_out": "no_wrong_answer"}
+                    yield {"left_out": "no_wrong_answer", _CUT_OFF: num_cut_off[id_]}
                 for number, one in enumerate(chosen, start=1):
                     yield {
                         "read": int(number == 1),
+                        _CUT_OFF: num_cut_off[id_] if number == 1 else 0,
                         "id": f"{name}/{id_}/{number}",
                         "source": f"tasks:{name}",
                         "messages": messages,
@@ -261,16 +275,22 @@ class PreferencesWorker:
 
         return OverlapIndex.build(self._step.held_out.texts.read(), self._recipe.instructions.overlap_words)
 
-    def _answers(self, name: str) -> dict[str, list[str]]:
+    def _answers(self, name: str) -> tuple[dict[str, list[str]], Counter[str]]:
+        """The answers about each document that was asked about, and how many about it were cut off."""
         assert self._step.candidates is not None, "given pairs are not chosen"
         output = self._step.candidates.output
         found: dict[str, list[str]] = {}
+        num_cut_off = Counter[str]()
         for shard in output.shards():
             if shard.startswith(f"{name}."):
-                table = output.read_shard(shard, ["document_id", "answer"])
-                for id_, text in zip(*(column.to_pylist() for column in table.columns), strict=True):
-                    found.setdefault(id_, []).append(text)
-        return found
+                table = output.read_shard(shard, ["document_id", "answer", "finish"])
+                for id_, text, finish in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                    answers = found.setdefault(id_, [])
+                    if finish == "length":
+                        num_cut_off[id_] += 1
+                    else:
+                        answers.append(text)
+        return found, num_cut_off
 
     def _documents(self, name: Any) -> Iterator[Document]:
         assert self._step.candidates is not None, "given pairs are not chosen"

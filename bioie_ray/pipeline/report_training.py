@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.evaluation.training_results import MixCount, PairView, PreferencesSummary, StageSummary
+from bioie_ray.training.starts import told as told_starts
 
 _SAMPLES: Final = 6
 _PROMPT_CHARS: Final = 1_200
@@ -55,9 +56,10 @@ def stage_numbers(record: Mapping[str, Any]) -> dict[str, str]:
     """What a run of a stage came to."""
     told = {
         "steps": f"{record['steps']:,}",
-        "records": f"{record['records']:,}",
+        "records": f"{record['records']:,}"
+        + (f" of {there:,}" if (there := record.get("of", record)["records"]) != record["records"] else ""),
         "sequences": f"{record['sequences']:,}",
-        "ranks": f"{record['ranks']:,}",
+        "ranks": told_starts(record.get("starts") or [{"step": 0, "ranks": record["ranks"]}]),
         "time": f"{record['timings']['wall_s']:,.0f} s",
     }
     if best := record.get("best"):

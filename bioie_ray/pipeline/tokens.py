@@ -12,6 +12,7 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.training import DpopSettings, SftSettings, StageName
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.pipeline.step import ShardStep, Step, address_of
+from bioie_ray.prompting.tokenizer import context_of
 from bioie_ray.retrieval.models import ModelSource, tokenizer_fingerprint
 from bioie_ray.training.chat_template import template_digest
 
@@ -20,6 +21,7 @@ FORMAT_VERSION = 1
 _LEFT_OUT = {
     "too_long": "set {stage}.max_length higher",
     "prompt_too_long": "set {stage}.max_prompt_tokens higher",
+    "beyond_context": "take a train.base_model that takes longer texts (the max_position_embeddings of its configuration)",
     "same_tokens": "take other pairs",
     "refused_by_template": "take another train.template",
 }
@@ -38,6 +40,7 @@ class TokensStep(ShardStep):
     def output(self) -> Output:
         """The rows; the payload covers data, tokenizer, template and lengths."""
         settings = self.settings
+        context = context_of(self.recipe.train.base_model)
         include = {"max_length", "packing"} | ({"max_prompt_tokens"} if self.stage == "dpop" else set())
         payload = {
             "kind": f"tokens-{self.stage}",
@@ -46,6 +49,8 @@ class TokensStep(ShardStep):
             "tokenizer": tokenizer_fingerprint(self.recipe.train.base_model),
             "template": template_digest(self.recipe.train.template),
             "settings": settings.model_dump(mode="json", include=include),
+            # Only where it leaves something out: else models with one tokenizer share their tokens.
+            **({} if context is None or context >= settings.max_length else {"context": context}),
         }
         return Output(address_of(self.recipe), f"tokens-{self.stage}/{self.recipe.name_of(self.stage)}@{self.recipe.version}", payload)
 

@@ -104,11 +104,15 @@ class TrainStage:
         """The model's files and how the training went; checkpoints go, they have served."""
         from bioie_ray.training.checkpoints import CheckpointStore
         from bioie_ray.training.results import SUMMARY, Best
+        from bioie_ray.training.starts import told
 
         summary: dict[str, Any] = json.loads(self.output.store.read(f"{self.output.key}/{SUMMARY}"))
         CheckpointStore(self.output).drop()
         Best(self.output).drop()
-        return {"stage": self.stage, "base_model": self.base.ref, **summary}
+        warnings = []
+        if len(summary.get("starts", ())) > 1:
+            warnings.append(f"ranks: {told(summary['starts'])}; that is not the same to the last bit as one number of them throughout")
+        return {"stage": self.stage, "base_model": self.base.ref, **summary, **({"warnings": warnings} if warnings else {})}
 
 
 def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list[str]:
@@ -116,11 +120,12 @@ def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list
 
     Raises:
         ModelError: the model is neither here nor known.
+        ValueError: it has no layer that a stage's adapter could go on.
     """
     names, lines = recipe.stages(job), list[str]()
     if not names:
         return lines
-    from bioie_ray.training.estimate import describe, estimate, shape_of  # with torch, which other dry runs do without
+    from bioie_ray.training.estimate import check_modules, describe, estimate, shape_of  # with torch, which other dry runs do without
 
     for name in names:
         settings: SftSettings | DpopSettings = getattr(recipe, name)
@@ -130,6 +135,7 @@ def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list
             counts = step.tokens.output.record()["counts"]
             rows, tokens = counts["rows"], counts["tokens"]
         shape = shape_of(recipe.train.base_model, settings.lora.modules)
+        check_modules(name, recipe.train.base_model, shape, settings)
         ranks = recipe.cluster.ranks
         found = estimate(shape, settings, recipe.train, ranks, rows, tokens)
         lines += describe(name, found, settings, ranks, recipe.train.planned_tokens_per_s, _most_rows(recipe) if name != "dpop" else None)

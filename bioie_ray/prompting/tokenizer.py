@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -22,18 +23,16 @@ class ModelTokenizer:
     """
 
     def __init__(self, model: str) -> None:
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoTokenizer
 
         path = str(resolve_model(model))
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(path)
-            config = AutoConfig.from_pretrained(path)
+            positions = _positions(path)
         except (OSError, ValueError) as error:
             raise ModelError(f"{model} has no tokenizer that can be loaded: {first_line(error)}") from None
         self.has_template = bool(self.tokenizer.chat_template)
-        positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-        limits = [n for n in (positions, self.tokenizer.model_max_length) if n and n < _NO_LIMIT]
-        self.context: int | None = min(limits) if limits else None
+        self.context = _smaller(positions, self.tokenizer.model_max_length)
 
     def render(self, turns: Sequence[Message]) -> str:
         """Turns through the chat template.
@@ -59,6 +58,34 @@ class ModelTokenizer:
     def count(self, text: str) -> int:
         """Tokens of a rendered text."""
         return len(self.encode(text))
+
+
+@lru_cache(maxsize=16)
+def context_of(model: str) -> int | None:
+    """``ModelTokenizer.context`` without loading the tokenizer: the most tokens that a model takes; ``None`` where nothing says.
+
+    Raises:
+        ModelError: there is no such model, or it has no configuration that can be read.
+    """
+    path = resolve_model(model)
+    try:
+        positions = _positions(str(path))
+        settings = path / "tokenizer_config.json"
+        limit = json.loads(settings.read_bytes()).get("model_max_length") if settings.is_file() else None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model} has no configuration that can be read: {first_line(error)}") from None
+    return _smaller(positions, limit)
+
+
+def _positions(path: str) -> int | None:
+    from transformers import AutoConfig
+
+    positions: int | None = getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None)
+    return positions
+
+
+def _smaller(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit and limit < _NO_LIMIT), default=None)
 
 
 @lru_cache(maxsize=4)

@@ -39,10 +39,11 @@ class SftCollator:
         }
 
     def _flat(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """``position_ids``, ``seq_idx`` (conversation of each token) [1, L]; ``cu_seq_lens_*`` [conversations + 1], ``max_length_*``.
+        """``position_ids``, ``seq_idx`` (conversation of each token) [1, L]; ``cu_seq_lens_*`` [conversations + 1], ``max_length_*``, ``conversation_lengths``.
 
         Each kind of layer reads its own of them (``transformers``, ``FlashAttentionKwargs``): masks come from positions that begin anew,
-        flash attention and `packed_attention` go by lengths, convolutions and recurrent states by the number of the conversation.
+        flash attention and `packed_attention` go by lengths (the latter by numbers that are no tensor), convolutions and recurrent states by the number of
+        the conversation.
         """
         lengths = [n for row in rows for n in row["seq_lengths"]]
         labels = torch.tensor([label for row in rows for label in row["labels"]])
@@ -57,6 +58,7 @@ class SftCollator:
             "seq_idx": torch.repeat_interleave(torch.arange(len(lengths), dtype=torch.int32), torch.tensor(lengths))[None],
             **dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), bounds),
             **dict.fromkeys(("max_length_q", "max_length_k"), max(lengths)),
+            "conversation_lengths": tuple(lengths),
         }
 
 

@@ -71,9 +71,10 @@ class CheckpointStore:
         for name in [name for at, name in self._files() if at == step and (found := _LIST.match(name)) and int(found[1]) == rank]:
             self.output.store.delete(f"{self._folder(step)}/{name}")  # of a launch that was killed: its files are replaced now
         for name, path in files_below(folder).items():
-            data = path.read_bytes()
-            self.output.store.write(f"{self._folder(step)}/{name}", data)
-            files.append({"file": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+            self.output.store.write_file(
+                f"{self._folder(step)}/{name}", path
+            )  # an optimizer's states may be larger than the memory that is left
+            files.append({"file": name, "bytes": path.stat().st_size, "sha256": _digest(path)})
         self.output.store.write(_list_of(self._folder(step), checkpoint, rank), json.dumps(files, indent=1).encode())
 
     def get(self, checkpoint: Checkpoint, folder: Path, rank: int) -> None:
@@ -90,15 +91,14 @@ class CheckpointStore:
             owner = _OF_RANK.search(name)
             if owner and int(owner[1]) != rank:
                 continue
-            data = self.output.store.read(f"{self._folder(checkpoint.step)}/{name}")
-            if hashlib.sha256(data).hexdigest() != digest:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.output.store.read_file(f"{self._folder(checkpoint.step)}/{name}", path)
+            if _digest(path) != digest:
                 raise CheckpointError(
                     f"{self.output.store.describe(self._folder(checkpoint.step))}/{name} is not what was put there; delete that folder and run "
                     "again, an earlier checkpoint or the beginning does"
                 )
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
 
     def keep_newest(self, num_kept: int) -> None:
         """Delete all but the newest whole checkpoints and what is newer than they (it may be under way)."""
@@ -131,6 +131,11 @@ class CheckpointStore:
 
 def _list_of(folder: str, checkpoint: Checkpoint, rank: int) -> str:
     return f"{folder}/_rank-{rank:05d}-of-{checkpoint.num_ranks:05d}-{checkpoint.launch}.json"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Uploader:

@@ -14,7 +14,7 @@ import yaml
 from bioie_ray.config.training import DpopSettings, SftSettings, StageName, TrainSettings
 from bioie_ray.retrieval.models import resolve_model
 from bioie_ray.retrieval.packaged import ModelError
-from bioie_ray.training.loading import OTHER_SENSES
+from bioie_ray.training.loading import OTHER_SENSES, usual_attention
 from bioie_ray.training.stage import num_steps
 
 GIB = 2**30
@@ -23,17 +23,28 @@ _NF4_BYTES = 4.127 / 8
 # Bytes of a token's activations in a layer in 16 bits, per hidden unit, without attention's own matrix (Korthikanti et al. 2022, arXiv
 # 2205.05198, equation 2).
 _ACTIVATION = 34.0
+# The same of attention's matrix for each head and pair of tokens (the same equation).
+_MATRIX = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A model's numbers. ``linear`` are the sizes (in, out) of the layers that adapters go on."""
+    """A model's numbers.
+
+    ``linear`` are the sizes (in, out) of the layers that adapters go on, ``linear_names`` what such layers may be called. ``num_texts`` parameters work on texts:
+    what sees or hears beside them is loaded, and never trained. ``num_quantisable`` are those that bitsandbytes turns into 4 bits: of linear layers, but for the
+    head. ``attention`` is what ``train.attention=auto`` means.
+    """
 
     num_parameters: int
-    num_embedding: int
+    num_texts: int
+    num_quantisable: int
     num_layers: int
     hidden: int
+    num_heads: int
+    attention: str
     linear: tuple[tuple[int, int], ...]
+    linear_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +71,7 @@ def shape_of(model: str, modules: tuple[str, ...]) -> Shape:
         ModelError: it can neither be reached nor is it known.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
 
     try:
         config: Any = AutoConfig.from_pretrained(str(resolve_model(model)))
@@ -70,13 +82,39 @@ def shape_of(model: str, modules: tuple[str, ...]) -> Shape:
     with torch.device("meta"):
         network = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     text = config.get_text_config()
-    linear = [
-        (layer.in_features, layer.out_features)
-        for name, layer in network.named_modules()
-        if isinstance(layer, torch.nn.Linear) and name.rpartition(".")[2] in modules and not re.fullmatch(OTHER_SENSES, name)
-    ]
-    embedding = network.get_input_embeddings().weight.numel()
-    return Shape(sum(p.numel() for p in network.parameters()), embedding, text.num_hidden_layers, text.hidden_size, tuple(linear))
+    head = network.get_output_embeddings()
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head}
+    adaptable = {name: layer for name, layer in layers.items() if not re.fullmatch(OTHER_SENSES, name)}
+    return Shape(
+        num_parameters=sum(p.numel() for p in network.parameters()),
+        num_texts=sum(p.numel() for name, p in network.named_parameters() if not re.fullmatch(OTHER_SENSES, name)),
+        num_quantisable=sum(layer.weight.numel() for layer in layers.values()),
+        num_layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        num_heads=getattr(text, "num_attention_heads", 0),
+        attention=usual_attention(config)[0],
+        linear=tuple(_size(layer) for name, layer in adaptable.items() if any(f".{name}".endswith(f".{module}") for module in modules)),
+        linear_names=tuple(sorted({name.rpartition(".")[2] for name in adaptable})),
+    )
+
+
+def _size(layer: Any) -> tuple[int, int]:
+    """In and out, either way round: the adapter has as many weights."""
+    rows, columns = layer.weight.shape
+    return int(columns), int(rows)
+
+
+def check_modules(stage: StageName, model: str, shape: Shape, settings: SftSettings | DpopSettings) -> None:
+    """Names of layers that a model does not have would only come to light once it is loaded.
+
+    Raises:
+        ValueError: an adapter would go on nothing; the message has the names there are.
+    """
+    if settings.method != "full" and not shape.linear:
+        names = ", ".join(shape.linear_names) or "no linear layer"
+        raise ValueError(
+            f"{stage}.lora.modules={list(settings.lora.modules)} is in no layer of {model}, so that nothing would be trained; it has {names}"
+        )
 
 
 def estimate(
@@ -97,17 +135,16 @@ def estimate(
         num_rows: sequences or pairs, where they are known.
         num_tokens: their tokens in all, where they are known.
     """
-    trained = shape.num_parameters if settings.method == "full" else settings.lora.r * sum(a + b for a, b in shape.linear)
+    trained = shape.num_texts if settings.method == "full" else settings.lora.r * sum(a + b for a, b in shape.linear)
     pairs = 2 if isinstance(settings, DpopSettings) else 1
     tokens = settings.micro_batch_size * settings.max_length * pairs
     width = 2 if train.dtype == "bfloat16" else 4
-    quantised = shape.num_parameters - shape.num_embedding
     weights = {
         "full": 4.0 * shape.num_parameters,
         "lora": float(width) * shape.num_parameters,
-        "qlora": _NF4_BYTES * quantised + width * shape.num_embedding,
+        "qlora": _NF4_BYTES * shape.num_quantisable + width * (shape.num_parameters - shape.num_quantisable),
     }[settings.method] + (4.0 * trained if settings.method != "full" else 0.0)
-    layer = _ACTIVATION * width / 2 * tokens * shape.hidden
+    layer = _ACTIVATION * width / 2 * tokens * shape.hidden + _matrices(shape, settings, train, tokens)
     activations = shape.num_layers * tokens * shape.hidden * width + layer if train.gradient_checkpointing else shape.num_layers * layer
     shared = {stage: num_ranks if train.zero_stage >= stage else 1 for stage in (1, 2, 3)}
     memory = {
@@ -120,6 +157,14 @@ def estimate(
     passes = None if not (steps and num_rows and num_tokens) else num_tokens * steps * settings.batch_size / num_rows
     hours = passes / train.planned_tokens_per_s / 3600 if passes and train.planned_tokens_per_s else None
     return Estimate(shape.num_parameters, trained, {name: size / GIB for name, size in memory.items()}, steps, hours)
+
+
+def _matrices(shape: Shape, settings: SftSettings | DpopSettings, train: TrainSettings, tokens: int) -> float:
+    """Bytes of a layer's attention of every token to every other, which only ``eager`` keeps; a packed forward pass is one row."""
+    if (shape.attention if train.attention == "auto" else train.attention) != "eager":
+        return 0.0
+    length = tokens if settings.packing else settings.max_length
+    return _MATRIX * (1 if train.dtype == "bfloat16" else 2) * shape.num_heads * tokens * length
 
 
 def describe(

@@ -14,6 +14,10 @@ from bioie_ray.training.stage import Stage, TrainingError, accumulation
 
 # How long Ray Train waits for all its ranks before it counts that as a failure of its own and tries again.
 _START_TRY_S = 60
+# A rank that died is noticed by Ray Train at once; this is for one that hangs. As torch has it, and for each step of generating as long as a large model on a
+# slow CPU takes: a GPU takes a twentieth.
+_PATIENCE_S = 1_800
+_TOKEN_S = 2.0
 # What ranks must have set before torch and DeepSpeed are imported.
 _RANK_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "WANDB_SILENT": "true"}
 
@@ -53,11 +57,13 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from bioie_ray.execution.ray_cluster import connect
-    from bioie_ray.training.rank import FAILED, failure, train_under_ray
+    from bioie_ray.training.failures import failure, forget_failure
+    from bioie_ray.training.lost_ranks import MemoryWatch, too_often
+    from bioie_ray.training.rank import train_under_ray
 
     _check_ranks(stage, cluster)
     connect()
-    stage.output.store.delete(f"{stage.output.key}/{FAILED}")  # of an earlier launch
+    forget_failure(stage.output)
     for name in ("ray.train", "ray.train.v2"):
         logging.getLogger(name).setLevel(logging.ERROR)
     on_gpu = cluster.gpus_per_worker > 0
@@ -72,7 +78,7 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
         trainer = TorchTrainer(
             train_under_ray,  # type: ignore[arg-type] # what it returns is the result's `return_value`
             train_loop_config={"stage": stage},
-            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo", timeout_s=patience_s(stage)),
             scaling_config=ScalingConfig(num_workers=num_workers, use_gpu=on_gpu, resources_per_worker=resources),
             run_config=RunConfig(
                 name=stage.output.fingerprint[:12],
@@ -82,6 +88,7 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
                     # else it waits for nodes without end; mypy sees the first version of Ray Train, which the second takes the place of
                     controller_failure_limit=math.ceil(cluster.start_timeout_s / _START_TRY_S),  # type: ignore[call-arg]
                 ),
+                callbacks=[MemoryWatch(stage)],  # type: ignore[list-item] # mypy: as above
                 worker_runtime_env={"env_vars": _RANK_ENVIRONMENT | _accelerator(on_gpu=on_gpu)},
             ),
         )
@@ -89,9 +96,17 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
         try:
             result: Any = trainer.fit()
         except TrainingFailedError as error:
-            raise TrainingError(failure(stage.output) or _reason(stage, error)) from error
+            raise TrainingError(failure(stage.output) or too_often(stage, error)) from error
     if result.return_value:
         raise TrainingError(str(result.return_value))
+
+
+def patience_s(stage: Stage) -> int:
+    """How long a rank waits for the others before it takes them for lost: the first one asks about dev documents while all others wait."""
+    plan = stage.scoring
+    if plan is None:
+        return _PATIENCE_S
+    return _PATIENCE_S + math.ceil(plan.num_batches * plan.max_new_tokens * _TOKEN_S)
 
 
 def _check_ranks(stage: Stage, cluster: ClusterSettings) -> None:
@@ -113,13 +128,3 @@ def _check_ranks(stage: Stage, cluster: ClusterSettings) -> None:
 def _accelerator(*, on_gpu: bool) -> dict[str, str]:
     """DeepSpeed would take a GPU driver it finds for GPUs that it may use."""
     return {} if on_gpu else {"DS_ACCELERATOR": "cpu"}
-
-
-def _reason(stage: Stage, error: BaseException) -> str:
-    failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
-    lines = [f"rank {rank}: {str(failure).strip().splitlines()[-1]}" for rank, failure in sorted(failures.items()) if str(failure).strip()]
-    told = "; ".join(lines) or str(error).strip().splitlines()[-1]
-    return (
-        f"{stage.name} failed {stage.train.max_retries + 1} times, the last time: {told}; what is done is kept in checkpoints. Mend the cause (see the "
-        "Ray logs) and run the same command again, it goes on from the last one"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from bioie_ray.config.training import StageSettings, TrainSettings
 from bioie_ray.training import packed_attention
 from bioie_ray.training.stage import TrainingError
 
+_LOG = logging.getLogger(__name__)
 # Towers of models that see or hear too: texts give their weights no gradient, which torch's data parallelism takes for a lost rank.
 OTHER_SENSES = r".*(vision|audio|multi_modal).*"
 
@@ -28,11 +30,14 @@ def load_base(folder: Path, settings: StageSettings, train: TrainSettings) -> An
     from transformers import AutoModelForCausalLM
 
     dtype = torch.float32 if settings.method == "full" or train.dtype == "float32" else torch.bfloat16
-    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": attention(folder, train.attention)}
+    chosen, reason = attention(folder, train.attention)
+    if reason is not None:
+        _LOG.warning("attention: %s (%s)", chosen, reason)
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": chosen}
     if settings.method == "qlora":
         options["quantization_config"] = four_bits(train)
     model = AutoModelForCausalLM.from_pretrained(str(folder), **options)
-    if options["attn_implementation"] == "sdpa" and settings.packing:
+    if chosen == "sdpa" and settings.packing:
         model.set_attn_implementation(packed_attention.NAME)
     if settings.method == "full":
         for name, parameter in model.named_parameters():
@@ -58,14 +63,23 @@ def without_dropout(model: Any) -> None:
                 setattr(module, name, 0.0)
 
 
-def attention(folder: Path, wanted: str) -> str:
-    """The attention to use. Gemma 2 caps its logits, which ``sdpa`` leaves out without a word, so there it is ``eager``."""
+def attention(folder: Path, wanted: str) -> tuple[str, str | None]:
+    """The attention to use, and why where ``auto`` is not the usual ``sdpa``: that leaves Gemma 2's caps of logits out without a word, and some models lack it."""
     from transformers import AutoConfig
 
-    if wanted != "auto":
-        return wanted
-    config = AutoConfig.from_pretrained(str(folder)).get_text_config()
-    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+    return (wanted, None) if wanted != "auto" else usual_attention(AutoConfig.from_pretrained(str(folder)))
+
+
+def usual_attention(config: Any) -> tuple[str, str | None]:
+    """``attention`` with ``auto``, by a model's configuration."""
+    from transformers import AutoModelForCausalLM
+
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        return "eager", f"{config.model_type} caps its attention's logits, which sdpa does not"
+    known = AutoModelForCausalLM._model_mapping  # noqa: SLF001 - what `from_pretrained` looks in, which would refuse with an error
+    if type(config) in known and not getattr(known[type(config)], "_supports_sdpa", True):
+        return "eager", f"transformers has no sdpa for {config.model_type}"
+    return "sdpa", None
 
 
 def four_bits(train: TrainSettings) -> Any:

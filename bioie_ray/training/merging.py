@@ -79,9 +79,11 @@ def write_model(model: Any, target: Path, tokenizer: ChatTokenizer) -> None:
 
 def model_card(about: dict[str, Any]) -> str:
     """The card that lies beside a model: what it was made from, and by which settings. No date and no machine: the record has them."""
+    steps = about["best"]["step"] if "best" in about else about["steps"]
+    there = about["of"]["records"]
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [biomedical, information-extraction, {about['stage']}]\n---\n\n"
         f"# {about['name']}\n\nMade by bioie_ray, stage `{about['stage']}`, from `{about['base_model']}`. "
-        f"{about['steps']} steps over {about['records']} records.\n\n"
+        f"{steps} steps over {about['records']} records{f' of {there}' if there != about['records'] else ''}.\n\n"
         f"```json\n{json.dumps(about, indent=1, sort_keys=True)}\n```\n"
     )

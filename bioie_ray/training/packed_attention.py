@@ -2,12 +2,14 @@
 
 For a row of several conversations transformers' ``sdpa`` multiplies every token with every other and masks what belongs to another
 conversation: work that grows with the square of the row, most of it thrown away. Here each conversation is multiplied with itself alone,
-under its own square of the same mask, so that windows and whatever else a model's mask says hold as before.
+under its own square of the same mask, so that windows and whatever else a model's mask says hold as before. Where they begin comes with the batch as
+plain numbers: read from a tensor, they would have every layer wait for the GPU.
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -25,7 +27,7 @@ def sdpa_by_conversation(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     *,
-    cu_seq_lens_q: torch.Tensor | None = None,
+    conversation_lengths: Sequence[int] | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
     """``sdpa``, conversation by conversation where the batch says where they begin and end.
@@ -36,13 +38,13 @@ def sdpa_by_conversation(
         key: See ``query``.
         value: See ``query``.
         attention_mask: [1, 1, L, L], true where a token sees another; ``None`` where nothing but order counts.
-        cu_seq_lens_q: [conversations + 1], the first token of each and L, by the name that transformers' flash attention reads too.
+        conversation_lengths: Tokens of each conversation, L in all; from the collator.
         **options: Handed on.
 
     Returns:
         [B, L, heads, width], and no weights.
     """
-    if cu_seq_lens_q is None or options.get("position_bias") is not None:
+    if conversation_lengths is None or options.get("position_bias") is not None:
         output: torch.Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
         return output, None
     parts = [
@@ -54,7 +56,7 @@ def sdpa_by_conversation(
             None if attention_mask is None else attention_mask[:, :, a:b, a:b],
             **options,
         )[0]
-        for a, b in pairwise(cu_seq_lens_q.tolist())
+        for a, b in pairwise(accumulate(conversation_lengths, initial=0))
     ]
     return torch.cat(parts, dim=1), None
 

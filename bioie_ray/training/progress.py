@@ -15,6 +15,8 @@ from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreError
 from bioie_ray.training.checkpoints import Uploader
 from bioie_ray.training.flops import peak_flops
+from bioie_ray.training.starts import FILE as STARTS
+from bioie_ray.training.starts import Starts
 
 METRICS = "metrics.jsonl"
 _NOTE_EVERY_S = 10.0
@@ -23,13 +25,17 @@ _NOTE_EVERY_S = 10.0
 class CheckpointCallback(TrainerCallback):
     """Hands every checkpoint that the trainer wrote to the uploader."""
 
-    def __init__(self, uploader: Uploader, folder: Path) -> None:
+    def __init__(self, uploader: Uploader, folder: Path, begun: Starts) -> None:
         self._uploader = uploader
         self._folder = folder
+        self._begun = begun
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Every rank hands over its own files."""
-        self._uploader.put(self._folder / f"checkpoint-{state.global_step}", state.global_step)
+        folder = self._folder / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero:
+            (folder / STARTS).write_text(json.dumps(self._begun), encoding="utf-8")
+        self._uploader.put(folder, state.global_step)
 
 
 class TokensCallback(TrainerCallback):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
-import math
+import logging
 import secrets
 import tempfile
 import traceback
@@ -21,26 +22,27 @@ from transformers import PrinterCallback
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.utils import logging as transformers_logging
 
-from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreError
 from bioie_ray.execution.fixed_sums import fixed_sums
 from bioie_ray.execution.linear_layers import by_onednn
-from bioie_ray.retrieval.batching import is_out_of_memory
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
 from bioie_ray.training.checkpoints import CheckpointStore, Uploader
-from bioie_ray.training.flops import flops_per_token
+from bioie_ray.training.failures import failure, telling_what_to_lower, write_failure
+from bioie_ray.training.flops import flops_per_token, texts_of
 from bioie_ray.training.loading import adapter_config, load_base, without_dropout
 from bioie_ray.training.order import stream
+from bioie_ray.training.packing_probe import PackingProbe
 from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCallback, ScoreCallback, TokensCallback, had_ended, to_jsonl
-from bioie_ray.training.results import Best, finish
+from bioie_ray.training.results import Best, Done, finish
 from bioie_ray.training.scoring import score
 from bioie_ray.training.stage import Stage, TrainingError, ids_of, token_rows
+from bioie_ray.training.starts import Starts, starts
 from bioie_ray.training.tokens import load_chat_tokenizer
 from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
 
-FAILED = "_failed.txt"
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -69,27 +71,34 @@ def train(stage: Stage) -> None:
     if not table.num_rows:
         raise TrainingError(f"{stage.tokens.location} holds nothing to train on; see its record for what was left out, and why")
     with _the_same_each_time(stage.train.threads), tempfile.TemporaryDirectory(prefix="bioie-training-") as scratch, answers_only():
-        folder = Path(scratch)
-        checkpoints = CheckpointStore(stage.output)
-        launch = _agreed(secrets.token_hex(4), place)
-        resume = _restore(checkpoints, folder / "resume", place, stage)
-        with _telling_what_to_lower(stage):
-            trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
-        uploader = Uploader(checkpoints, place.rank, place.num_ranks, launch, stage.train.keep_checkpoints)
-        trainer.add_callback(CheckpointCallback(uploader, folder))
-        best = Best(stage.output)
-        _observe(trainer, stage, place, best, folder)
-        try:
-            with _telling_what_to_lower(stage):
-                trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-        finally:
-            uploader.close()
-        trainer.save_model(str(folder / "last"))  # with ZeRO 3 every rank has a part of it
+        folder, best = Path(scratch), Best(stage.output)
+        done = _trained(stage, table, folder, place, best, on_gpu=on_gpu)
+        gc.collect()  # a trainer and its callbacks hold each other, and with them model and optimizer
         if place.rank == 0:
-            history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
-            stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(history))
+            stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(done.history))
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call] # or rank 0 would load the merged model in parts, with ranks that do not come
-            finish(stage, table, folder / "last", best, history, trainer.state.global_step, place.num_ranks)
+            finish(stage, table, folder / "last", best, done)
+
+
+def _trained(stage: Stage, table: pa.Table, folder: Path, place: Place, best: Best, *, on_gpu: bool) -> Done:
+    """Train to the end, with the weights as ``last`` in ``folder``; what is returned holds no model."""
+    checkpoints = CheckpointStore(stage.output)
+    launch = _agreed(secrets.token_hex(4), place)
+    resume, begun = _restore(checkpoints, folder / "resume", place, stage)
+    with telling_what_to_lower(stage):
+        trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
+    uploader = Uploader(checkpoints, place.rank, place.num_ranks, launch, stage.train.keep_checkpoints)
+    trainer.add_callback(CheckpointCallback(uploader, folder, begun))
+    _observe(trainer, stage, table, place, best, folder)
+    try:
+        with telling_what_to_lower(stage):
+            trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    finally:
+        uploader.close()
+    trainer.save_model(str(folder / "last"))  # with ZeRO 3 every rank has a part of it
+    history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
+    trainer.accelerator.free_memory()
+    return Done(history, trainer.state.global_step, begun)
 
 
 @contextmanager
@@ -109,34 +118,11 @@ def _the_same_each_time(threads: int) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-@contextmanager
-def _telling_what_to_lower(stage: Stage) -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(out_of_memory(stage, str(error) or type(error).__name__)) from None
-
-
-def out_of_memory(stage: Stage, reason: str) -> str:
-    """What to lower, with the arithmetic."""
-    settings = stage.settings
-    pairs = 2 if stage.name == "dpop" else 1
-    tokens = settings.micro_batch_size * settings.max_length * pairs
-    return (
-        f"out of memory: {reason.splitlines()[0]} A forward pass has up to {stage.name}.micro_batch_size={settings.micro_batch_size} x "
-        f"{stage.name}.max_length={settings.max_length}{' x 2 answers' if pairs == 2 else ''} = {tokens} tokens. Set {stage.name}.micro_batch_size=1, "
-        f"train.gradient_checkpointing=true, {stage.name}.max_length lower, {stage.name}.method=qlora, or train.zero_stage=3 over more ranks "
-        "(bioie run RECIPE --dry-run shows an estimate); then run again, it goes on from the last checkpoint"
-    )
-
-
-def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> Path | None:
-    """The newest whole checkpoint as a folder here. One of other ranks is taken too where that can be done, and that is said."""
+def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> tuple[Path | None, Starts]:
+    """The newest whole checkpoint as a folder here, and the starts up to this one. One of other ranks is taken too where that can be done, and that is said."""
     newest = _agreed(next(reversed(checkpoints.whole()), None), place)
     if newest is None:
-        return None
+        return None, starts(place.num_ranks)
     if newest.num_ranks != place.num_ranks:
         if stage.train.zero_stage:
             raise TrainingError(
@@ -144,11 +130,13 @@ def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: St
                 f"set cluster.ranks={newest.num_ranks}, or train.zero_stage=0, or delete {stage.output.location}/_checkpoints to begin anew"
             )
         if place.rank == 0:
-            stage.output.note(
+            told = (
                 f"going on from step {newest.step}, made by {newest.num_ranks} ranks, with {place.num_ranks}: not the same to the last bit"
             )
+            stage.output.note(told)
+            _LOG.warning("%s: %s", stage.output.key, told)
     checkpoints.get(newest, folder, place.rank)
-    return folder
+    return folder, starts(place.num_ranks, folder, newest.step, newest.num_ranks)
 
 
 def _agreed(mine: T, place: Place) -> T:
@@ -165,9 +153,12 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
     """TRL's trainer for a stage, ready to train; what it writes goes to ``folder``."""
     from datasets import Dataset
 
-    args = arguments(
-        stage, folder, table.num_rows, place.num_ranks, on_gpu=on_gpu
-    )  # before the model: DeepSpeed's ZeRO 3 loads it in parts
+    # Before the model, which DeepSpeed's ZeRO 3 loads in parts: as many as it knows ranks of, and on CPUs nobody has told it of them by then.
+    args = arguments(stage, folder, table.num_rows, place.num_ranks, on_gpu=on_gpu)
+    if stage.train.zero_stage and dist.is_initialized():
+        import deepspeed  # type: ignore[import-untyped]
+
+        deepspeed.init_distributed(auto_mpi_discovery=False)
     args.max_steps = _last_step(resume, stage, args.max_steps)
     base = stage.base.folder()
     chat = load_chat_tokenizer(str(base), stage.train.template)
@@ -197,6 +188,8 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
         by_onednn(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(TokensCallback(trainer))
+    if stage.settings.packing:
+        trainer.add_callback(PackingProbe(trainer, stage.name, stage.train.dtype))
     trainer.name_rows = lambda rows: ids_of(table, rows)
     trainer.stage = stage.name
     return trainer
@@ -211,11 +204,9 @@ def _last_step(resume: Path | None, stage: Stage, planned: int) -> int:
     return step if had_ended(state["log_history"], step, stage.train.score_every_steps, stage.train.patience) else planned
 
 
-def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path) -> None:
+def _observe(trainer: Any, stage: Stage, table: pa.Table, place: Place, best: Best, folder: Path) -> None:
     if place.rank == 0:
-        parameters = list(trainer.model.parameters())
-        total, trained = sum(map(_size, parameters)), sum(_size(p) for p in parameters if p.requires_grad)
-        trainer.add_callback(MetricsCallback(stage.output, flops_per_token(total, trained), place.num_ranks))
+        trainer.add_callback(MetricsCallback(stage.output, flops_per_token(trainer.model, texts_of(table)), place.num_ranks))
     if stage.train.score_every_steps is None or stage.scoring is None:
         return
     plan, chat = stage.scoring, load_chat_tokenizer(str(stage.base.folder()), stage.train.template)
@@ -231,12 +222,6 @@ def _observe(trainer: Any, stage: Stage, place: Place, best: Best, folder: Path)
     trainer.add_callback(
         ScoreCallback(stage.train.score_every_steps, stage.train.patience, ask, keep_best, _agreement(place), best.score())
     )
-
-
-def _size(parameter: Any) -> int:
-    """Of the whole one: 4-bit weights lie two to a number, and with ZeRO 3 they lie elsewhere."""
-    num: int = getattr(parameter, "ds_numel", None) or math.prod(getattr(parameter, "quant_state", parameter).shape)
-    return num
 
 
 def _agreement(place: Place) -> Callable[[bool], bool]:
@@ -270,14 +255,6 @@ def train_under_ray(config: dict[Any, Any]) -> str | None:
         traceback.print_exc()  # for the log of this rank, where it is none of that family
         if Place.here().num_ranks == 1:
             return told
-        stage.output.store.write(f"{stage.output.key}/{FAILED}", told.encode())
+        write_failure(stage.output, told)
         raise
     return None
-
-
-def failure(output: Output) -> str | None:
-    """What a rank of this launch wrote down before it failed."""
-    try:
-        return output.store.read(f"{output.key}/{FAILED}").decode()
-    except FileNotFoundError:
-        return None

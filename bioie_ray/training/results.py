@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 
 from bioie_ray.artifacts.files import fetch_folder, files_below, put_folder
 from bioie_ray.artifacts.output import Output
 from bioie_ray.training.merging import merge, model_card, write_model
+from bioie_ray.training.order import stream
 from bioie_ray.training.stage import Stage
+from bioie_ray.training.starts import Starts
 from bioie_ray.training.tokens import load_chat_tokenizer
 
 UNIT = "training"
@@ -44,7 +48,7 @@ class Best:
         """Keep the weights in a folder as the best; those before are deleted after."""
         before = self.score()
         for name, path in files_below(folder).items():
-            self._output.store.write(f"{self._prefix}/{step:08d}/{name}", path.read_bytes())
+            self._output.store.write_file(f"{self._prefix}/{step:08d}/{name}", path)
         self._output.store.write(f"{self._prefix}/score.json", json.dumps({"step": step, "f1": f1}).encode())
         if before is not None and before[0] != step:
             self._drop(f"{self._prefix}/{before[0]:08d}")
@@ -64,10 +68,21 @@ class Best:
     def _drop(self, prefix: str) -> None:
         for key in self._output.store.keys(prefix):
             self._output.store.delete(key)
+        if self._output.address.is_local:  # keys are all that other stores have
+            shutil.rmtree(self._output.address.folder / prefix, ignore_errors=True)
 
 
-def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[dict[str, Any]], steps: int, num_ranks: int) -> None:
-    """Write everything, the shard last."""
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A training at its end: the numbers of every step, how many steps there were, and from which on how many ranks did them."""
+
+    history: list[dict[str, Any]]
+    steps: int
+    starts: Starts
+
+
+def finish(stage: Stage, table: pa.Table, last: Path, best: Best, done: Done) -> None:
+    """Write everything, the shard last. It loads models of its own: by now there must be no other in memory."""
     output, train = stage.output, stage.train
     trained = last.parent / "chosen"
     chosen = best.get(trained)
@@ -76,7 +91,15 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[
     base = stage.base.folder()
     tokenizer = load_chat_tokenizer(str(base), train.template)
     target = last.parent / "merged"
-    summary: dict[str, Any] = {"steps": steps, "records": num_records(table), "sequences": table.num_rows, "ranks": num_ranks}
+    seen = seen_rows(table, chosen[0] if chosen else done.steps, stage)
+    summary: dict[str, Any] = {
+        "steps": done.steps,
+        "records": num_records(seen),
+        "sequences": seen.num_rows,
+        "of": {"records": num_records(table), "sequences": table.num_rows},
+        "ranks": done.starts[-1]["ranks"],
+        "starts": list(done.starts),
+    }
     if chosen is not None:
         summary["best"] = {"step": chosen[0], "dev_f1": chosen[1]}
     files = []
@@ -99,12 +122,11 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, history: list[
     }
     (target / "README.md").write_text(model_card(about), encoding="utf-8")
     files += put_folder(output, "model", target)
-    rows = trace(history)
+    rows = trace(done.history)
     output.store.write(f"{output.key}/{TENSORBOARD}", tensorboard_events(rows, last.parent / "tensorboard"))
     output.put_file(SUMMARY, json.dumps({**summary, "files": files}, indent=1).encode())
-    output.commit(
-        UNIT, pa.Table.from_pylist(rows, schema=_TRACE), {"steps": steps, "records": summary["records"], "sequences": table.num_rows}
-    )
+    counts = {name: summary[name] for name in ("steps", "records", "sequences")}
+    output.commit(UNIT, pa.Table.from_pylist(rows, schema=_TRACE), counts)
 
 
 def _as_ever(path: Path) -> bytes:
@@ -135,6 +157,11 @@ def trace(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for name, value in sorted(entry.items())
         if name not in {"step", "epoch"} and isinstance(value, int | float)
     ]
+
+
+def seen_rows(table: pa.Table, steps: int, stage: Stage) -> pa.Table:
+    """The rows that the weights of a step have seen: a stage may end before its first epoch does, and its best weights may be older still."""
+    return table.take(pa.array(np.unique(stream(table.num_rows, steps * stage.settings.batch_size, stage.seed))))
 
 
 def num_records(table: pa.Table) -> int:

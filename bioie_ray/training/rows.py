@@ -1,4 +1,8 @@
-"""Records as rows of token ids: conversations that are packed, pairs that are not. What is too long is left out and counted, never cut."""
+"""Records as rows of token ids: conversations that are packed, pairs that are not. What is too long is left out and counted, never cut.
+
+Too long is what a stage's ``max_length`` says, and what the model has no positions for: a table of learned ones ends in an index error in the middle of a
+training, and others were never trained that far.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ def sft_rows(records: Sequence[Mapping[str, Any]], chat: ChatTokenizer, settings
     """
     _ = chat.end_of_turn  # a template without one is an error now, not after the training
     kept: list[tuple[str, Encoded]] = []
-    too_long = refused = 0
+    too_long = beyond_context = refused = 0
     for record in records:
         try:
             encoded = chat.encode(json.loads(record["messages"]))
@@ -37,6 +41,8 @@ def sft_rows(records: Sequence[Mapping[str, Any]], chat: ChatTokenizer, settings
             continue
         if len(encoded.input_ids) > settings.max_length:
             too_long += 1
+        elif not _has_positions(chat, len(encoded.input_ids)):
+            beyond_context += 1
         else:
             kept.append((record["id"], encoded))
     lengths = [len(encoded.input_ids) for _, encoded in kept]
@@ -56,6 +62,7 @@ def sft_rows(records: Sequence[Mapping[str, Any]], chat: ChatTokenizer, settings
         "tokens": sum(lengths),
         "answer_tokens": sum(label >= 0 for row in rows for label in row["labels"]),
         "too_long": too_long,
+        "beyond_context": beyond_context,
         "refused_by_template": refused,
     }
     return pa.Table.from_pylist(rows, schema=SFT_SCHEMA), counts
@@ -69,7 +76,7 @@ def pair_rows(pairs: Sequence[Mapping[str, Any]], chat: ChatTokenizer, settings:
     """
     _ = chat.end_of_turn
     rows: list[dict[str, Any]] = []
-    counts = dict.fromkeys(("pairs", "tokens", "prompt_too_long", "too_long", "same_tokens", "refused_by_template"), 0)
+    counts = dict.fromkeys(("pairs", "tokens", "prompt_too_long", "too_long", "beyond_context", "same_tokens", "refused_by_template"), 0)
     for pair in pairs:
         try:
             prompt = json.loads(pair["messages"])
@@ -80,12 +87,20 @@ def pair_rows(pairs: Sequence[Mapping[str, Any]], chat: ChatTokenizer, settings:
             continue
         if chosen == rejected:
             counts["same_tokens"] += 1
-        elif len(prompt_ids) > settings.max_prompt_tokens:
+            continue
+        longest = len(prompt_ids) + max(len(chosen), len(rejected))
+        if len(prompt_ids) > settings.max_prompt_tokens:
             counts["prompt_too_long"] += 1
-        elif len(prompt_ids) + max(len(chosen), len(rejected)) > settings.max_length:
+        elif longest > settings.max_length:
             counts["too_long"] += 1
+        elif not _has_positions(chat, longest):
+            counts["beyond_context"] += 1
         else:
             rows.append({"id": pair["id"], "prompt_ids": prompt_ids, "chosen_ids": chosen, "rejected_ids": rejected})
             counts["pairs"] += 1
             counts["tokens"] += 2 * len(prompt_ids) + len(chosen) + len(rejected)
     return pa.Table.from_pylist(rows, schema=PAIR_SCHEMA), counts
+
+
+def _has_positions(chat: ChatTokenizer, num_tokens: int) -> bool:
+    return chat.context is None or num_tokens <= chat.context

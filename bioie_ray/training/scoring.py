@@ -30,10 +30,18 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class ScoringPlan:
-    """What is asked at every scoring. Answers are greedy and read after cleaning; one that cannot be read is empty."""
+    """What is asked at every scoring. Answers are greedy and read after cleaning; one that cannot be read is empty.
+
+    A question that leaves the model no room for an answer is not asked: as in generation, it counts as unanswered.
+    """
 
     questions: tuple[Question, ...]
     max_new_tokens: int
+
+    @property
+    def num_batches(self) -> int:
+        """How often the model is asked, about several at once."""
+        return len(_batches(self.questions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +58,27 @@ def score(model: Any, tokenizer: ChatTokenizer, plan: ScoringPlan) -> Score:
     model.eval()
     try:
         with torch.inference_mode():
-            answers = [answer for batch in _batches(plan.questions) for answer in _ask(model, tokenizer, batch, plan.max_new_tokens)]
+            fitting = [question for question in plan.questions if _fits(question, tokenizer, plan.max_new_tokens)]
+            answers = {
+                question.id: answer
+                for batch in _batches(fitting)
+                for question, answer in zip(batch, _ask(model, tokenizer, batch, plan.max_new_tokens), strict=True)
+            }
     finally:
         model.train(was_training)
-    readings = [read_answer(answer, question.kind) for answer, question in zip(answers, plan.questions, strict=True)]
+    readings = [read_answer(answers.get(question.id, ""), question.kind) for question in plan.questions]
     counts = [compare(question.gold, distinct(reading.cleaned)) for question, reading in zip(plan.questions, readings, strict=True)]
     return Score(reduce(Counts.__add__, counts, Counts()).f1, sum(reading.cleaned is None for reading in readings))
+
+
+def _fits(question: Question, tokenizer: ChatTokenizer, max_new_tokens: int) -> bool:
+    if tokenizer.context is None:
+        return True
+    return len(_prompt(question, tokenizer)) + max_new_tokens <= tokenizer.context
+
+
+def _prompt(question: Question, tokenizer: ChatTokenizer) -> list[int]:
+    return tokenizer.encode_prompt([{"role": "user", "content": question.prompt}])
 
 
 def _batches(questions: Sequence[Question]) -> list[Sequence[Question]]:
@@ -63,7 +86,7 @@ def _batches(questions: Sequence[Question]) -> list[Sequence[Question]]:
 
 
 def _ask(model: Any, tokenizer: ChatTokenizer, questions: Sequence[Question], max_new_tokens: int) -> list[str]:
-    prompts = [tokenizer.encode_prompt([{"role": "user", "content": question.prompt}]) for question in questions]
+    prompts = [_prompt(question, tokenizer) for question in questions]
     width = max(map(len, prompts))
     end = tokenizer.end_of_turn
     ids = torch.tensor([[end] * (width - len(prompt)) + prompt for prompt in prompts], device=model.device)

@@ -38,7 +38,7 @@ class ChatTokenizer:
         """Raises ModelError where the tokenizer cannot be loaded, and ValueError where the template is none."""
         loaded = ModelTokenizer(model)
         self.tokenizer: Any = loaded.tokenizer
-        self.context = loaded.context
+        self.context = loaded.context  # the most tokens that the model takes, or None
         if template != "auto" or not loaded.has_template:
             self.tokenizer.chat_template = _template(template, adds_bos=loaded.begin("a") != "a")
         self.template: str = self.tokenizer.chat_template

@@ -64,6 +64,17 @@ def test_a_large_object_goes_and_comes_in_parts(store: Store) -> None:
     assert store.read("created.bin") == data
 
 
+def test_a_file_goes_and_comes_in_parts(store: Store, tmp_path: Path) -> None:
+    source, target = tmp_path / "source.bin", tmp_path / "target.bin"
+    for data in (b"", b"small", bytes(range(251)) * 300_000):  # the last 75 MB
+        source.write_bytes(data)
+        store.write_file("optimizer.pt", source)
+        store.read_file("optimizer.pt", target)
+        assert target.read_bytes() == store.read("optimizer.pt") == data
+    with pytest.raises(FileNotFoundError, match=r"s3://.*/none$"):
+        store.read_file("none", target)
+
+
 def test_create_never_replaces(store: Store) -> None:
     assert store.create("k", b"first")
     assert not store.create("k", b"second")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import errno
+import filecmp
 import multiprocessing
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,10 @@ def test_a_full_disk_leaves_nothing(store: Store, tmp_path: Path, monkeypatch: p
     with pytest.raises(StoreError, match=r"no space for .*shard\.parquet \(5 bytes\)"):
         getattr(store, method)("shard.parquet", b"12345")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    (tmp_path / "source").write_bytes(b"12345")
+    with pytest.raises(StoreError, match=r"no space for .*shard\.parquet \(5 bytes\)"):
+        store.write_file("shard.parquet", tmp_path / "source")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["source"]
 
 
 def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path) -> None:
@@ -102,3 +108,22 @@ def test_unreachable_endpoint_says_what_to_check(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(StoreError, match=r"s3://bucket/prefix/a.*storage\.endpoint") as caught:
         store.read("a")
     assert "very-secret-value" not in str(caught.value)
+
+
+def test_a_file_goes_and_comes_piece_by_piece(store: Store, tmp_path: Path) -> None:
+    """64 MB of it, and never more than a few in memory."""
+    source, target = tmp_path / "source.bin", tmp_path / "target.bin"
+    with source.open("wb") as file:
+        for number in range(64):
+            file.write(bytes([number]) * 2**20)
+    tracemalloc.start()
+    try:
+        store.write_file("a/optimizer.pt", source)
+        store.read_file("a/optimizer.pt", target)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert filecmp.cmp(source, target, shallow=False)
+    assert store.keys("a") == ["a/optimizer.pt"]
+    with pytest.raises(FileNotFoundError):
+        store.read_file("a/none", target)

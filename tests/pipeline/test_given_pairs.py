@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from pipeline_builders import make_recipe, quarantine, record, rows, run, text_of
+from tiny_models import save_llama
 
 from bioie_ray.artifacts.output import DriftError
 from bioie_ray.pipeline.plan import Planner
@@ -20,7 +21,7 @@ GOOD = {"prompt": "List all.", "chosen": '["a"]', "rejected": "[]"}
 
 def given_pairs(tmp_path: Path, making_pairs: dict[str, Any], lines: list[Any], **changes: Any) -> Path:
     folder = tmp_path / "given"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "some.jsonl").write_text("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in lines), encoding="utf-8")
     making_pairs = {**making_pairs, "preferences": {"path": str(folder)}}
     making_pairs["instructions"] = {**making_pairs["instructions"], **changes}
@@ -46,7 +47,7 @@ def test_given_pairs_are_taken_and_what_is_none_is_quarantined_with_file_and_lin
         ("some.jsonl:8", "x", "given", "", None),
     ]
     assert record(output)["mix"] == {"given": 2}
-    assert record(output)["totals"] == {"read": 8, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 0, "quarantined": 6}
+    assert record(output)["totals"] == {"read": 8, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 0, "cut_off": 0, "quarantined": 6}
 
 
 def test_given_pairs_that_hold_a_test_document_are_left_out_counted_and_told(
@@ -56,7 +57,7 @@ def test_given_pairs_that_hold_a_test_document_are_left_out_counted_and_told(
     said = [{**GOOD, key: f"Well: {title.upper()}\n{abstract} So it is."} for key in ("prompt", "chosen", "rejected")]
     output = given_pairs(tmp_path, making_pairs, [*said, GOOD, {**GOOD, "prompt": " ".join(abstract.split()[:5])}])
     assert [row["id"] for row in rows(output)] == ["some.jsonl:4", "some.jsonl:5"]
-    assert record(output)["totals"] == {"read": 5, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 3, "quarantined": 0}
+    assert record(output)["totals"] == {"read": 5, "pairs": 2, "no_wrong_answer": 0, "test_overlap": 3, "cut_off": 0, "quarantined": 0}
     assert record(output)["counts"]["test_overlap"] == 3
     assert "3 of 5 records or documents hold what a test document says and are left out" in capsys.readouterr().err
     fewer = {**making_pairs, "preferences": {"path": str(tmp_path / "given")}, "instructions": {"overlap_words": 5}}
@@ -115,9 +116,35 @@ def test_pairs_that_are_too_long_are_left_out_counted_and_told(
     lines = [GOOD, {**GOOD, "prompt": "a" * 60}, {**GOOD, "rejected": "b" * 200}, {**GOOD, "chosen": "b" * 200}]
     output = tokenised(tmp_path, making_pairs, lines, {"max_length": 100, "max_prompt_tokens": 40})
     assert [row["id"] for row in rows(output)] == ["some.jsonl:1"]
-    assert record(output)["left_out"] == {"too_long": 2, "prompt_too_long": 1, "same_tokens": 0, "refused_by_template": 0}
+    assert record(output)["left_out"] == {
+        "too_long": 2,
+        "prompt_too_long": 1,
+        "beyond_context": 0,
+        "same_tokens": 0,
+        "refused_by_template": 0,
+    }
     assert record(output)["warnings"] == ["left out: too long: 2, prompt too long: 1"]
     assert "tokenising for dpop r@1: left out: too long: 2, prompt too long: 1" in capsys.readouterr().err
+
+
+def test_pairs_that_the_model_has_no_positions_for_are_left_out_and_count_in_the_fingerprint(
+    tmp_path: Path, making_pairs: dict[str, Any]
+) -> None:
+    lengths = {"max_length": 400, "max_prompt_tokens": 300}
+    lines = [GOOD, {**GOOD, "rejected": "b" * 200}]
+    whole = tokenised(tmp_path / "long", making_pairs, lines, lengths)
+    making_pairs["train"] = {"base_model": str(save_llama(tmp_path / "short-sighted", positions=128))}
+    output = tokenised(tmp_path / "short", making_pairs, lines, lengths)
+    assert [len(rows(each)) for each in (whole, output)] == [2, 1]
+    assert record(output)["left_out"]["beyond_context"] == 1
+    assert record(output)["warnings"] == ["left out: beyond context: 1"]
+    assert record(output)["fingerprint"] != record(whole)["fingerprint"]
+    with pytest.raises(ValueError, match=r"beyond context: 1\); take a train\.base_model that takes longer texts"):
+        tokenised(tmp_path / "none", making_pairs, lines[1:], lengths)
+    enough = {"max_length": 100, "max_prompt_tokens": 40}  # then both models share their tokens, as they share the tokenizer
+    short = record(tokenised(tmp_path / "a", making_pairs, [GOOD], enough))
+    making_pairs["train"] = {"base_model": str(save_llama(tmp_path / "far-sighted"))}
+    assert record(tokenised(tmp_path / "b", making_pairs, [GOOD], enough))["fingerprint"] == short["fingerprint"]
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,14 @@ def test_a_dry_run_prints_a_line_a_step_and_makes_nothing(
     assert [line.split("  ")[1] for line in capsys.readouterr().out.splitlines()] == ["done", "0 shards done", "0 shards done"]
 
 
+def test_a_dry_run_refuses_an_adapter_that_would_go_on_no_layer(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
+    recipe = make_recipe(tmp_path, **{**making_pairs, "job": "train_preft", "preft": {"lora": {"modules": ["c_attn"]}}})
+    with pytest.raises(
+        ValueError, match=r"preft\.lora\.modules=\['c_attn'\] is in no layer of .*; it has down_proj, gate_proj, k_proj, o_proj, q_proj"
+    ):
+        run_recipe(recipe, dry_run=True)
+
+
 def test_planning_loads_neither_ray_nor_torch(tmp_path: Path, corpus: str, embedder: str) -> None:
     make_recipe(tmp_path, source=corpus, embed={"model": embedder}, rerank={"model": embedder})
     code = (

@@ -28,8 +28,12 @@ from bioie_ray.prompting.answers import format_list
 Says = Callable[[str, Document, int], str]
 
 
-def answered(folder: Path, says: Says, making_pairs: dict[str, Any]) -> PreferencesStep:
-    """The step of a recipe whose tuned model said what ``says`` has of (task, document, sample)."""
+def stops(sample: int) -> str:
+    return "stop"
+
+
+def answered(folder: Path, says: Says, making_pairs: dict[str, Any], finish: Callable[[int], str] = stops) -> PreferencesStep:
+    """The step of a recipe whose tuned model said what ``says`` has of (task, document, sample), each ended as ``finish`` has it."""
     run(folder, **{**making_pairs, "job": "prepare_corpora"})
     plan = Planner().plan(make_recipe(folder, **making_pairs))
     step = plan[-1]
@@ -40,7 +44,7 @@ def answered(folder: Path, says: Says, making_pairs: dict[str, Any]) -> Preferen
     for unit in candidates.units():
         task, _, shard = unit.partition(".")
         found = [
-            {"task": task, "document_id": document.id, "sample": n, "answer": says(task, document, n), "finish": "stop"}
+            {"task": task, "document_id": document.id, "sample": n, "answer": says(task, document, n), "finish": finish(n)}
             for document in candidates.documents(task).read(shard).documents  # type: ignore[arg-type]
             for n in range(1, candidates.recipe.preferences.samples + 1)
         ]
@@ -95,6 +99,7 @@ def test_pairs_are_the_gold_and_what_the_model_got_wrong(tmp_path: Path, making_
         "pairs": len(made),
         "no_wrong_answer": right_ones,
         "test_overlap": 0,
+        "cut_off": 0,
         "quarantined": 0,
     }
 
@@ -130,6 +135,34 @@ def test_several_pairs_of_a_document_have_different_answers(tmp_path: Path, maki
     assert Counter(Counter(row["id"].split("/")[1] for row in made).values()) == {3: 24}
     assert len({(row["id"].split("/")[1], row["rejected"]) for row in made}) == len(made) == 72
     assert record(output)["totals"]["read"] == 24
+
+
+def test_answers_that_the_token_limit_broke_off_are_no_mistakes_of_the_model(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
+    """Even samples were cut off: of a document whose others were right, nothing is left to hold against the gold."""
+
+    def says(task: str, document: Document, sample: int) -> str:
+        answers = right(task, document)
+        if sample % 2 == 0:
+            return format_list([*answers, "Rats"])[:-3]
+        return format_list(answers if int(document.id[1:]) % 2 else [*answers, "Mice"])
+
+    making_pairs |= {"preferences": {"samples": 4, "corruptions": 0.0, "pairs_per_document": 4}}
+    output = make(answered(tmp_path, says, making_pairs, lambda sample: "stop" if sample % 2 else "length"))
+    made, told = rows(output), record(output)
+    assert {(row["kind"], int(row["id"].split("/")[1][1:]) % 2) for row in made} == {("invented", 0)}
+    assert {name: told["totals"][name] for name in ("read", "no_wrong_answer", "cut_off")} == {
+        "read": 24,
+        "no_wrong_answer": 12,
+        "cut_off": 48,
+    }
+    assert told["warnings"] == ["48 answers of the model were cut off and are left out; set preferences.max_new_tokens higher"]
+
+
+def test_nothing_but_broken_off_answers_is_an_error_that_says_what_to_set(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
+    making_pairs |= {"preferences": {"samples": 1, "corruptions": 0.0}}
+    step = answered(tmp_path, lambda *_: "I do not", making_pairs, lambda _: "length")
+    with pytest.raises(ValueError, match=r"0 pairs of 24 .*24 answers cut off\).*set preferences\.max_new_tokens higher"):
+        make(step)
 
 
 def test_nothing_wrong_anywhere_is_an_error_that_says_what_to_set(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
@@ -196,4 +229,4 @@ def test_a_training_document_that_holds_a_test_document_makes_no_pair(tmp_path: 
     making_pairs["source"] = str(write_corpus(tmp_path / "bc5cdr", train=train, test=documents([40], "t")))
     output = make(answered(tmp_path, some_wrong, {**making_pairs, "preferences": {"corruptions": 1.0}, "select": {"dev_share": 0.01}}))
     assert {row["id"].split("/")[1] for row in rows(output)} == {f"d{n:03d}" for n in range(6)}
-    assert record(output)["totals"] == {"read": 7, "pairs": 6, "no_wrong_answer": 0, "test_overlap": 1, "quarantined": 0}
+    assert record(output)["totals"] == {"read": 7, "pairs": 6, "no_wrong_answer": 0, "test_overlap": 1, "cut_off": 0, "quarantined": 0}

@@ -130,6 +130,14 @@ def test_show_prints_parameters_and_results(tmp_path: Path, stage: str) -> None:
     assert ("beta, penalty 0.4, 2" in lines) == (stage == "dpop")
 
 
+def test_show_prints_other_numbers_of_ranks_and_records_that_were_not_seen(tmp_path: Path) -> None:
+    begun = [{"step": 0, "ranks": 2}, {"step": 4, "ranks": 1}]
+    output = write_stage(tmp_path, "preft", ranks=1, starts=begun, of={"records": 40, "sequences": 15})
+    lines = [" ".join(line.split()) for line in CliRunner().invoke(app, ["show", output.location]).stdout.splitlines()]
+    assert "ranks 2, from step 4 on 1" in lines
+    assert "records 31 of 40" in lines
+
+
 def test_show_prints_the_mix(tmp_path: Path) -> None:
     pairs = [pair(n, "model", "missed") for n in range(3)] + [pair(9, "corruption", "direction")]
     output = write_preferences(tmp_path, pairs, {"corruption direction": 1, "model missed": 3})

@@ -42,7 +42,7 @@ def losses(stage: str, seed: int, num_steps: int) -> dict[str, list[float]]:
     return found
 
 
-def write_stage(folder: Path, stage: str, name: str = "r", *, seed: int = 0, num_steps: int = 9, best: bool = False) -> Output:
+def write_stage(folder: Path, stage: str, name: str = "r", *, seed: int = 0, num_steps: int = 9, best: bool = False, **told: Any) -> Output:
     rows = [
         {"step": step, "metric": metric, "value": value}
         for metric, values in losses(stage, seed, num_steps).items()
@@ -53,6 +53,7 @@ def write_stage(folder: Path, stage: str, name: str = "r", *, seed: int = 0, num
     if best:
         rows += [{"step": step, "metric": "dev_f1", "value": value} for step, value in ((4, 0.25), (8, 0.125))]
         extra["best"] = {"step": 4, "dev_f1": 0.25}
+    extra |= told
     section = {"learning_rate": 3e-4, "lora": {"r": 12, "alpha": 5}}
     table = pa.Table.from_pylist(rows, schema=TRACE)
     return write_output(folder, f"models-{stage}/{name}@1", "training", table, extra, seed=seed, **{stage: section})

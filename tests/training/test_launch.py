@@ -6,20 +6,22 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from stages import MODULES, TRAIN, bytes_of, dpop_settings, dpop_stage, losses, metrics, sft_settings, sft_stage
+from stages import MODULES, TRAIN, bytes_of, dpop_settings, dpop_stage, losses, metrics, sft_settings, sft_stage, summary
 from tiny_models import save_llama
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.config.training import LoraSettings
 from bioie_ray.training.checkpoints import CheckpointStore
-from bioie_ray.training.launch import launch
+from bioie_ray.training.launch import launch, patience_s
 from bioie_ray.training.rank import train
+from bioie_ray.training.scoring import Question, ScoringPlan
 from bioie_ray.training.stage import Stage, TrainingError
 
 STILL = LoraSettings(r=4, alpha=8, modules=MODULES)  # ranks draw random numbers of their own, so no dropout where they are compared
@@ -100,6 +102,14 @@ def test_zero_is_for_ranks(llama: Path, tmp_path: Path) -> None:
         launched(stage, executor="inline")
 
 
+def test_ranks_wait_for_the_one_that_asks_about_dev_documents(llama: Path, tmp_path: Path) -> None:
+    """20 documents are three batches of up to 512 tokens: at two seconds each 51 minutes, longer than torch's half an hour."""
+    questions = tuple(Question(f"d{n}", "List", "ner", frozenset()) for n in range(20))
+    stage = sft_stage(tmp_path, llama)
+    assert patience_s(stage) == 1_800
+    assert patience_s(replace(stage, scoring=ScoringPlan(questions, max_new_tokens=512))) == 1_800 + 3 * 512 * 2
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_one_rank_under_ray_makes_the_same_bytes_as_one_process(own_ray: None, llama: Path, tmp_path: Path) -> None:
@@ -161,6 +171,30 @@ def test_a_rank_that_is_killed_too_often_is_reported_and_the_same_command_goes_o
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_training_of_two_ranks_goes_on_with_the_one_that_there_is_room_for(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    import ray
+
+    once = OFTEN.model_copy(update={"max_retries": 0})
+    stage = sft_stage(tmp_path, llama, sft_settings(**{**LONG, "lora": STILL}), once, num=12)
+    killer = Killer(CheckpointStore(stage.output), num_whole=2)
+    with pytest.raises(TrainingError, match="A rank that dies without an error of its own was killed or lost"):
+        launched(stage, ranks=2)
+    assert len(killer.killed) == 2
+    last = CheckpointStore(stage.output).whole()[-1]
+    assert last.num_ranks == 2
+    ray.shutdown()
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        launched(stage, ranks=2, min_ranks=1)
+    finally:
+        ray.shutdown()
+    told = summary(stage.output)
+    assert told["starts"] == [{"step": 0, "ranks": 2}, {"step": last.step, "ranks": 1}]
+    assert [entry["step"] for entry in metrics(stage.output) if "loss" in entry] == list(range(1, 301))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_what_would_fail_again_is_not_tried_again_and_its_text_arrives(own_ray: None, llama: Path, tmp_path: Path) -> None:
     stage = sft_stage(tmp_path, llama, sft_settings(batch_size=6))
     with pytest.raises(
@@ -182,6 +216,19 @@ def test_two_ranks_share_an_optimizer_by_zero_2(own_ray: None, llama: Path, tmp_
     folder = shared.output.address.folder / shared.output.key / "_checkpoints/step-00000002"
     shards = [path.name for path in folder.rglob("*zero_pp_rank_*optim_states.pt")]
     assert len({name.partition("zero_pp_rank_")[2][0] for name in shards}) == 2  # each rank its own
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_ranks_share_a_model_by_zero_3(own_ray: None, llama: Path, tmp_path: Path) -> None:
+    """Packed, so that the model in its parts is asked before the first step whether it keeps conversations apart."""
+    settings = sft_settings(packing=True, micro_batch_size=1, max_steps=3, lora=STILL)
+    alone = sft_stage(tmp_path / "alone", llama, settings)
+    train(alone)
+    shared = sft_stage(tmp_path / "shared", llama, settings, TRAIN.model_copy(update={"zero_stage": 3}))
+    launched(shared, ranks=2)
+    assert losses(shared.output) == nearly(losses(alone.output))
+    assert bytes_of(shared.output).keys() == bytes_of(alone.output).keys()
 
 
 def test_ranks_that_could_not_share_a_batch_are_refused_before_any_is_lost(llama: Path, tmp_path: Path) -> None:

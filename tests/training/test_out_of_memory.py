@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2.api.exceptions import WorkerGroupError
 
-from bioie_ray.training.rank import _telling_what_to_lower
+from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.store import StoreAddress
+from bioie_ray.training.failures import failure, telling_what_to_lower
+from bioie_ray.training.lost_ranks import MemoryWatch, too_often
+from bioie_ray.training.rank import train_under_ray
 from bioie_ray.training.stage import TrainingError
 
 STAGE: Any = SimpleNamespace(name="dpop", settings=SimpleNamespace(micro_batch_size=4, max_length=512))
@@ -24,11 +33,56 @@ def of_a_gpu() -> None:
 
 @pytest.mark.parametrize("allocate", [of_the_cpu, of_a_gpu])
 def test_the_arithmetic_and_what_to_set(allocate: Any) -> None:
-    with pytest.raises(TrainingError, match=r"^out of memory: .*") as caught, _telling_what_to_lower(STAGE):
+    with pytest.raises(TrainingError, match=r"^out of memory: .*") as caught, telling_what_to_lower(STAGE):
         allocate()
     assert "dpop.micro_batch_size=4 x dpop.max_length=512 x 2 answers = 4096 tokens" in str(caught.value)
 
 
 def test_any_other_error_stays_itself() -> None:
-    with pytest.raises(RuntimeError, match="shapes differ"), _telling_what_to_lower(STAGE):
+    with pytest.raises(RuntimeError, match="shapes differ"), telling_what_to_lower(STAGE):
         raise RuntimeError("shapes differ")
+
+
+def lost(cause: Exception) -> WorkerHealthCheckFailedError:
+    """As Ray Train hands the death of a rank over."""
+    return WorkerHealthCheckFailedError("A worker health check failed.\nWorker info: ...", cause)
+
+
+# As Ray 2.60 words them.
+BY_THE_MONITOR = (
+    "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 192.0.2.2, ID: ad01) was 4.74GB used / 23.54GB limit "
+    "(0.201556)\nRefer to the documentation on how to address the out of memory issue: https://docs.ray.io"
+)
+KILLED = (
+    "The actor died unexpectedly before finishing this task.\nThe actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker "
+    "exit detail: Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) the process was killed by the OOM "
+    "killer due to high memory usage, (2) ray stop --force was called, or (3) the worker crashed unexpectedly due to SIGSEGV or another unexpected error."
+)
+
+
+@pytest.mark.parametrize(
+    "cause", [OutOfMemoryError(BY_THE_MONITOR), RayActorError(error_msg="Worker exit type: NODE_OUT_OF_MEMORY Worker exit detail: ...")]
+)
+def test_a_rank_that_rays_memory_monitor_ended_is_not_tried_again_at_the_same_size(cause: Exception, tmp_path: Path) -> None:
+    stage: Any = SimpleNamespace(**vars(STAGE), output=Output(StoreAddress(str(tmp_path)), "models-dpop/m@1", {}))
+    alone = {0: RuntimeError("Connection closed by peer"), 1: lost(cause)}
+    MemoryWatch(stage).after_exception(None, alone)
+    told = failure(stage.output)
+    assert told is not None
+    assert told.startswith("out of memory: Ray's memory monitor ended rank 1, as its node ran low on memory")
+    assert isinstance(cause, RayActorError) or "(4.74GB used / 23.54GB limit)" in told
+    assert "= 4096 tokens. Set dpop.micro_batch_size=1" in told
+    assert train_under_ray({"stage": stage}) == told  # what the ranks that come back say, before anything is loaded
+
+
+def test_a_rank_that_was_killed_may_have_been_lost_with_its_node_and_is_tried_again(tmp_path: Path) -> None:
+    output = Output(StoreAddress(str(tmp_path)), "models-dpop/m@1", {})
+    stage: Any = SimpleNamespace(**vars(STAGE), output=output, train=SimpleNamespace(max_retries=3))
+    failures: dict[int, Exception] = {0: lost(RayActorError(error_msg=KILLED))}
+    MemoryWatch(stage).after_exception(None, failures)
+    assert failure(output) is None
+    told = too_often(stage, WorkerGroupError("", failures))
+    assert re.match(r"dpop failed 4 times, the last time: rank 0: The actor is dead .* run the same command again", told)
+    assert "the cause may be memory" in told
+    assert "Set dpop.micro_batch_size=1" in told
+    assert "memory" not in too_often(stage, WorkerGroupError("", {0: RuntimeError("no route to host")}))

@@ -185,6 +185,22 @@ def test_each_packed_conversation_is_multiplied_with_itself_alone(
     assert asked == [(n, n) for n in lengths] * model.config.num_hidden_layers
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_no_layer_reads_a_tensors_numbers(models: dict[str, Path], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU each such reading waits until all that was asked of it before is done."""
+    model = load_base(models[name], sft_settings(), TrainSettings())
+    batch = SftCollator(0, packed=True)(rows_of(models[name], max_length=512))
+
+    def waits(self: torch.Tensor, *args: Any) -> Any:
+        raise AssertionError("a tensor's numbers were read")
+
+    inputs = {name: value for name, value in batch.items() if name not in {"rows", "labels"}}
+    with monkeypatch.context() as patch, torch.inference_mode():
+        patch.setattr(torch.Tensor, "tolist", waits)
+        patch.setattr(torch.Tensor, "item", waits)
+        model(**inputs, use_cache=False)
+
+
 def test_the_first_token_of_a_packed_conversation_is_not_foretold_by_the_one_before() -> None:
     rows = [{"row": 4, "input_ids": [5, 6, 7, 8, 9], "labels": [5, 6, 7, 8, 9], "seq_lengths": [3, 2]}]
     batch = SftCollator(0, packed=True)([*rows, {"row": 7, "input_ids": [3, 4], "labels": [3, 4], "seq_lengths": [2]}])
@@ -193,6 +209,7 @@ def test_the_first_token_of_a_packed_conversation_is_not_foretold_by_the_one_bef
     assert batch["seq_idx"].tolist() == [[0, 0, 0, 1, 1, 2, 2]]
     assert batch["cu_seq_lens_q"].tolist() == batch["cu_seq_lens_k"].tolist() == [0, 3, 5, 7]
     assert batch["max_length_q"] == batch["max_length_k"] == 3
+    assert batch["conversation_lengths"] == (3, 2, 2)
     assert batch["rows"].tolist() == [4, 7]
     assert "attention_mask" not in batch
 

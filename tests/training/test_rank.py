@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import math
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import transformers
+from peft import PeftModel
 from safetensors.torch import load_file
 from stages import TRAIN, conversations, dpop_settings, dpop_stage, finished, losses, metrics, pairs, sft_settings, sft_stage, summary
 from tiny_models import save_gemma3, save_llama
@@ -19,8 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.config.training import LoraSettings
+from bioie_ray.training import rank
 from bioie_ray.training.checkpoints import CheckpointStore
+from bioie_ray.training.order import stream
 from bioie_ray.training.rank import Place, build_trainer, train
+from bioie_ray.training.results import finish
 from bioie_ray.training.stage import TrainingError, token_rows
 from bioie_ray.training.tokens import load_chat_tokenizer
 
@@ -158,6 +163,34 @@ def test_tokens_are_counted_over_the_whole_stage(llama: Path, tmp_path: Path) ->
     train(stage)
     lengths = [len(row) for row in stage.tokens.read_shard("train-00000")["input_ids"].to_pylist()]
     assert metrics(stage.output)[-1]["num_tokens"] == 2 * sum(lengths)
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_card_counts_the_records_that_the_weights_have_seen(llama: Path, tmp_path: Path, packing: bool) -> None:
+    """Two steps of two rows each, of a stage with many more."""
+    stage = sft_stage(tmp_path, llama, sft_settings(packing=packing, max_steps=2, batch_size=2), num=24)
+    table = token_rows(stage.tokens)
+    rows = {int(row) for row in stream(table.num_rows, 4, stage.seed)}
+    train(stage)
+    told, num = summary(stage.output), sum(len(table["id"][row].as_py()) for row in rows)
+    assert (told["records"], told["sequences"], told["of"]["records"]) == (num, 4, 24)
+    assert f"2 steps over {num} records of 24." in (model_of(stage.output) / "README.md").read_text()
+    assert stage.output.markers()["training"].counts["records"] == num
+
+
+def test_model_and_optimizer_are_gone_when_the_result_is_made(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merging loads a model of its own: beside a trained one and its optimizer it would need twice the memory, and more."""
+    alive: list[int] = []
+
+    def look(*args: Any) -> None:
+        alive.append(sum(isinstance(found, PeftModel | torch.optim.Optimizer) for found in gc.get_objects()))
+        finish(*args)
+
+    gc.collect()
+    before = sum(isinstance(found, PeftModel | torch.optim.Optimizer) for found in gc.get_objects())
+    monkeypatch.setattr(rank, "finish", look)
+    train(sft_stage(tmp_path, llama, sft_settings(max_steps=2)))
+    assert alive == [before]
 
 
 def test_another_seed_gives_another_model(llama: Path, tmp_path: Path) -> None:

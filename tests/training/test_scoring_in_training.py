@@ -11,6 +11,8 @@ from stages import TRAIN, bytes_of, exit_code_when_killed, metrics, sft_settings
 from tiny_models import save_llama
 from transformers import AutoModelForCausalLM
 
+from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.config.training import LoraSettings
 from bioie_ray.training.checkpoints import CheckpointStore
 from bioie_ray.training.rank import train
@@ -66,6 +68,8 @@ def test_patience_ends_a_stage_that_no_longer_gets_better(scored: Stage) -> None
     assert told["best"]["step"] == min(step for step, f1 in scores.items() if f1 == max(scores.values()))
     assert told["steps"] == told["best"]["step"] + 15 == max(scores)
     assert told["steps"] < 200
+    card = (scored.output.address.folder / scored.output.key / "model/README.md").read_text()
+    assert f"{told['best']['step']} steps over 2 records.\n" in card  # those of the weights that are kept
     assert list(scores) == list(range(5, told["steps"] + 1, 5))
 
 
@@ -108,3 +112,16 @@ def test_a_scored_training_that_is_killed_goes_on_to_the_same_bytes(scored: Stag
         assert Best(stage.output).score() == (told["best"]["step"], told["best"]["dev_f1"])
     train(stage)
     assert bytes_of(stage.output) == bytes_of(scored.output)
+
+
+def test_weights_that_are_no_longer_the_best_leave_no_folders_behind(tmp_path: Path) -> None:
+    output = Output(StoreAddress(str(tmp_path / "store")), "models-preft/m@1", {})
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/adapter_model.safetensors").write_bytes(b"weights")
+    best = Best(output)
+    for step, f1 in ((5, 0.1), (10, 0.2)):
+        best.put(tmp_path / "weights", step, f1)
+    folder = output.address.folder / output.key
+    assert sorted(path.name for path in folder.rglob("*")) == ["00000010", "_best", "adapter_model.safetensors", "score.json"]
+    best.drop()
+    assert not list(folder.rglob("*"))

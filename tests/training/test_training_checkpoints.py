@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -122,6 +124,22 @@ def test_the_list_comes_after_the_files(checkpoints: CheckpointStore, tmp_path: 
     assert "step-00000007/trainer_state.json" in names(place)
     assert not [name for name in names(place) if "_rank-" in name]
     assert checkpoints.whole() == []
+
+
+def test_an_optimizer_larger_than_the_memory_that_is_left_is_put_and_brought_back(checkpoints: CheckpointStore, tmp_path: Path) -> None:
+    """64 MB, of which never more than a few are in memory."""
+    folder = files_of_rank(tmp_path / "local", 0)
+    with (folder / "optimizer.pt").open("wb") as file:
+        for number in range(64):
+            file.write(bytes([number]) * 2**20)
+    tracemalloc.start()
+    try:
+        checkpoints.put(folder, Checkpoint(7, 1, LAUNCH), 0)
+        checkpoints.get(Checkpoint(7, 1, LAUNCH), tmp_path / "back", 0)
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert filecmp.cmp(folder / "optimizer.pt", tmp_path / "back/optimizer.pt", shallow=False)
 
 
 def test_a_list_names_every_file_with_its_digest(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:

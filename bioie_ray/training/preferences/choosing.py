@@ -1,8 +1,8 @@
 """Which wrong answer stands against the gold of each document.
 
 The policy: of a document's wrong answers, one of the kind that is furthest behind its wanted share so far; among those of a kind the hardest,
-with the highest F1; of equal ones the first sample. A document whose every sample was right gets a corrupted gold answer, of the kind that is
-furthest behind. Documents come in a drawn order, so that no corpus' first documents take the rare kinds.
+with the highest F1; of equal ones the first sample. A document with no wrong answer (every sample was right, or broken off by the token limit and so
+left out) gets a corrupted gold answer, of the kind that is furthest behind. Documents come in a drawn order, so that no corpus' first documents take the rare kinds.
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+"""What a model has no positions for is neither trained on nor asked: a table of positions would end in an index error."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from stages import dpop_settings, sft_settings
+from tiny_models import save_llama, save_model
+from transformers import AutoModelForCausalLM
+
+from bioie_ray.prompting.tokenizer import context_of
+from bioie_ray.training.rows import pair_rows, sft_rows
+from bioie_ray.training.scoring import Question, ScoringPlan, score
+from bioie_ray.training.tokens import load_chat_tokenizer
+
+POSITIONS = 64
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A learned position for each of 64 tokens, under a name of its own."""
+    folder = tmp_path_factory.mktemp("context") / "gpt2"
+    return save_model(folder, "gpt2", n_positions=POSITIONS, n_embd=32, n_layer=1, n_head=2)
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_conversations_beyond_the_models_positions_are_left_out_and_counted(gpt2: Path, packing: bool) -> None:
+    def record(num_chars: int) -> dict[str, str]:
+        turns = [{"role": "user", "content": "a" * num_chars}, {"role": "assistant", "content": "[]"}]
+        return {"id": str(num_chars), "messages": json.dumps(turns)}
+
+    chat = load_chat_tokenizer(str(gpt2))
+    longest = POSITIONS - len(chat.encode(json.loads(record(0)["messages"])).input_ids)
+    records = [record(n) for n in (5, longest, longest + 1, 500)]
+    table, counts = sft_rows(records, chat, sft_settings(packing=packing, max_length=400))
+    assert sorted(id_ for ids in table["id"].to_pylist() for id_ in ids) == sorted(["5", str(longest)])
+    assert {name: counts[name] for name in ("records", "too_long", "beyond_context")} == {"records": 2, "too_long": 1, "beyond_context": 1}
+
+
+def test_pairs_beyond_the_models_positions_are_left_out_and_counted(gpt2: Path) -> None:
+    prompt = json.dumps([{"role": "user", "content": "a"}])
+    answers = {"short": ("b", "c"), "chosen": ("b" * 100, "c"), "rejected": ("b", "c" * 100), "both": ("b" * 500, "c")}
+    pairs = [{"id": id_, "messages": prompt, "chosen": chosen, "rejected": rejected} for id_, (chosen, rejected) in answers.items()]
+    table, counts = pair_rows(pairs, load_chat_tokenizer(str(gpt2)), dpop_settings(max_length=400))
+    assert table["id"].to_pylist() == ["short"]
+    assert (counts["too_long"], counts["beyond_context"]) == (1, 2)
+
+
+def test_a_dev_question_without_room_for_an_answer_counts_as_unanswered(gpt2: Path) -> None:
+    model, chat = AutoModelForCausalLM.from_pretrained(gpt2), load_chat_tokenizer(str(gpt2))
+    long = Question("long", "a" * 60, "ner", frozenset({("a",)}))
+    short = Question("short", "a", "ner", frozenset({("a",)}))
+    both, alone = (score(model, chat, ScoringPlan(questions, max_new_tokens=8)) for questions in ((long, short), (short,)))
+    assert both.num_malformed == alone.num_malformed + 1
+
+
+def test_the_context_is_known_without_loading_the_tokenizer(gpt2: Path, tmp_path: Path) -> None:
+    llama = save_llama(tmp_path / "llama", positions=96)
+    for folder, expected in ((gpt2, POSITIONS), (llama, 96)):
+        assert context_of(str(folder)) == load_chat_tokenizer(str(folder)).context == expected
+    settings = llama / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "model_max_length": 80}))
+    context_of.cache_clear()
+    load_chat_tokenizer.cache_clear()
+    assert context_of(str(llama)) == load_chat_tokenizer(str(llama)).context == 80
