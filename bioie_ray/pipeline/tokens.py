@@ -16,7 +16,7 @@ from bioie_ray.prompting.tokenizer import context_of
 from bioie_ray.retrieval.models import ModelSource, tokenizer_fingerprint
 from bioie_ray.training.chat_template import template_digest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # Why a record is left out, and what to do about it.
 _LEFT_OUT = {
     "too_long": "set {stage}.max_length higher",

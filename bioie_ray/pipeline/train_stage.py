@@ -20,7 +20,7 @@ from bioie_ray.pipeline.step import Step, address_of
 from bioie_ray.pipeline.tokens import TokensStep
 from bioie_ray.retrieval.models import ModelSource
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 UNIT = "training"
 # How a training is run and watched, and not what comes of it.
 _NOT_IN_FINGERPRINT = {
