@@ -57,7 +57,7 @@ def test_what_is_trained_and_what_it_weighs() -> None:
 
 
 def test_four_bits_are_what_bitsandbytes_makes_four_bits_of(tmp_path: Path) -> None:
-    """Not the head, tied or not, and no table: a vocabulary of 256,000 words over a width of 3,584 is 1.7 GiB in 16 bits and was counted as 0.4."""
+    """No table, and no head, tied or not: an untied one of 128,256 words over a width of 4,096 is 1 GiB in 16 bits and was counted as a quarter."""
     settings = sft_settings(method="qlora")
     for name, folder in (("untied", save_llama(tmp_path / "llama")), ("tied", save_gemma3(tmp_path / "gemma", window=6))):
         model = load_base(folder, settings, TRAIN)
