@@ -13,6 +13,7 @@ from bioie_ray.config.training import STAGE_PREFIX, STAGES
 
 # What may stand behind a URL's question mark. Whatever else does may be a key, and recipes are recorded.
 _PARAMETERS: Final = frozenset({"api-version", "api_version", "deployment", "model", "project", "region", "version"})
+_PLAIN_NAME: Final = re.compile(r"[a-z_-]{1,20}", re.IGNORECASE)
 
 EngineName = Literal["transformers", "vllm", "openai"]
 
@@ -68,11 +69,12 @@ class EndpointSettings(Settings):
     @model_validator(mode="after")
     def _no_key_in_the_url(self) -> Self:
         query = re.split(r"[?#]", self.url or "", maxsplit=1)[1:]
-        named = [parameter.partition("=")[0] for parameter in re.split(r"[?&;#]", query[0])] if query else []
-        other = [name for name in named if name.lower() not in _PARAMETERS]
+        other = [part for part in re.split(r"[?&;#]", query[0]) if part.partition("=")[0].lower() not in _PARAMETERS] if query else []
         if other:
+            name, is_named, _ = other[0].partition("=")
+            shown = f"a parameter `{name}`" if is_named and _PLAIN_NAME.fullmatch(name) else "more than an address"  # never a key itself
             raise ValueError(
-                f"the URL holds {f'a parameter `{other[0]}`' if all(other) else 'more than an address'}, which may be a key, and recipes are recorded; "
+                f"the URL holds {shown}, which may be a key, and recipes are recorded; "
                 f"take it out, and put a key into the variable {self.key_variable} (parameters that may be there: {', '.join(sorted(_PARAMETERS))})"
             )
         return self

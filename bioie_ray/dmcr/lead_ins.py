@@ -18,13 +18,14 @@ _PHRASES: Final = (
     rf"(?:the|this|your|an|a) (?:(?:above|biomedical|following|given|input|medical|provided) )?(?:{_SOURCES})",
     r"in(?: (?:the|a|an|your|requested|required|given|specified|desired|json|python|list))*+ (?:form|format)",
     r"as follows",
+    r"(?:related|according|bind|binds|binding) to",
     r"each other",
     r"here['’]s",
 )
 _WORDS: Final = (
-    "a|all|an|and|are|array|as|be|been|by|can|each|every|for|from|had|has|have|here|i|in|is|it|of|on|or|"
-    "that|the|their|these|they|this|to|was|we|were|which|with|within|you|your"
-    "|according|based|below|following|requested|asked"
+    "a|all|an|and|are|array|as|be|been|by|each|every|for|from|had|has|have|here|i|in|is|it|of|on|or|"
+    "that|the|their|these|they|this|was|we|were|which|with|within|you|your"
+    "|based|below|following|requested|asked"
     "|answer|answers|entities|entity|extraction|item|items|json|list|lists|mention|mentions|name|names|output|pair|"
     "pairs|python|response|result|results|string|strings|tuple|tuples"
     "|adverse|associated|binding|biomedical|causal|chemical|chemicals|compound|compounds|disease|diseases|disorder|"

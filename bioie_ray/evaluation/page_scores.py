@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from bioie_ray.evaluation import plots
 from bioie_ray.evaluation.errors import ERROR_MEANINGS, MISSED_KINDS, WRONG_KINDS
@@ -17,6 +17,7 @@ from bioie_ray.evaluation.table import SCORINGS, VARIANTS, Scoring
 if TYPE_CHECKING:  # report.py imports this module; only the types come back
     from bioie_ray.evaluation.report import ReportData
 
+_Place = tuple[str, str, str, int]
 LINES_SIZE: Final = (330.0, 220.0)
 FOREST_WIDTH: Final = 150.0
 OVERVIEW_WIDTH: Final = 440.0
@@ -78,11 +79,11 @@ class ScoreTask:
 
 @dataclass(frozen=True, slots=True)
 class GridRow:
-    """One task and model: whether each column's run is there."""
+    """One task and model: whether each column's run is ``scored``, ``missing``, or nobody asked for it."""
 
     task: str
     model: str
-    there: tuple[bool, ...]
+    states: tuple[Literal["scored", "missing", ""], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Grid:
     @property
     def num_runs(self) -> int:
         """Cells of the grid."""
-        return sum(len(row.there) for row in self.rows)
+        return sum(len(row.states) for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,15 +229,21 @@ def _chart(results: Sequence[ScoreResult], styles: Mapping[str, str]) -> Lines:
 
 def _grid(results: Sequence[ScoreResult], missing: Sequence[MissingRun], recipe: str) -> Grid:
     there = {(r.task, r.model, r.method, r.num_examples) for r in results}
-    cells = there | {(m.task, m.model, m.method, m.num_examples) for m in missing}
+    lacking = {(m.task, m.model, m.method, m.num_examples) for m in missing}
+    cells = there | lacking
     columns = sorted({(method != ZERO_SHOT, method, number) for _, _, method, number in cells})
     groups = groupby(columns, key=lambda column: column[1])
     return Grid(
         methods=tuple((method, tuple(number for _, _, number in members)) for method, members in groups),
         rows=tuple(
-            GridRow(task, model, tuple((task, model, method, number) in there for _, method, number in columns))
+            GridRow(task, model, tuple(_state((task, model, method, number), there, lacking) for _, method, number in columns))
             for task, model in dict.fromkeys((task, model) for task, model, _, _ in sorted(cells))
         ),
         missing=tuple(missing),
         recipe=recipe,
     )
+
+
+def _state(place: _Place, there: Collection[_Place], lacking: Collection[_Place]) -> Literal["scored", "missing", ""]:
+    """A place may hold a run with one setting and lack that with another, and is missing then."""
+    return "missing" if place in lacking else "scored" if place in there else ""

@@ -22,9 +22,13 @@ _TOO_LONG = re.compile(
     r"|inputs?`? must have less than \d+ tokens|(?:input|prompt) length \S* ?exceeds|string_above_max_length",
     re.IGNORECASE,
 )
-# How OpenAI, Azure, and gateways to others say that it is what a request is about that they do not answer.
-_FORBIDDEN = re.compile(r"content[_ ](?:filter|policy|management policy)|ResponsibleAIPolicy", re.IGNORECASE)
-_CONTEXT = re.compile(r"(?:context (?:length|size|window)|model length)\D{0,12}(\d+)", re.IGNORECASE)
+# How OpenAI, Azure, OpenRouter, DashScope and gateways to others say that it is what a request is about that they do not answer.
+_FORBIDDEN = re.compile(
+    r"content[_ ](?:filter|policy|management policy)|usage[_ ]polic|ResponsibleAIPolicy|\binvalid_prompt\b|requires moderation|was flagged"
+    r"|data_?inspection_?failed",
+    re.IGNORECASE,
+)
+_CONTEXT = re.compile(r"(?:context (?:length|size|window)|model length)\D{0,12}(\d[\d,]*)", re.IGNORECASE)
 # Half a surrogate pair: JSON can name it, and no file can hold it. It is a broken character, as a cut one is to any tokenizer.
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -60,7 +64,7 @@ class LastingError(Exception):
         self.is_about_length = status in _LENGTH_STATUSES and bool(_TOO_LONG.search(f"{message} {code}"))
         self.is_about_content = status in _CONTENT_STATUSES and not self.is_about_length and bool(_FORBIDDEN.search(f"{message} {code}"))
         context = _CONTEXT.search(message)
-        self.context = int(context[1]) if self.is_about_length and context else None
+        self.context = int(context[1].replace(",", "")) if self.is_about_length and context else None
 
 
 def read_reply(status: int, body: bytes, asked_s: float | None = None, redact: Callable[[str], str] = str) -> Reply:
@@ -118,7 +122,8 @@ def _named(status: int) -> str:
 def _answer(content: Any, redact: Callable[[str], str]) -> Reply:
     try:
         choice = content["choices"][0]
-        text = choice["message"].get("content") or ""
+        is_filtered = choice.get("finish_reason") == "content_filter"
+        text = (choice["message"] if not is_filtered else choice.get("message") or {}).get("content") or ""
         if isinstance(text, list):
             text = "".join(part.get("text") or "" for part in text)
         usage = content.get("usage") or {}

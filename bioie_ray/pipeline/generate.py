@@ -26,7 +26,10 @@ FORMAT_VERSION = 2
 # A query that has no prompt (too long by itself), or that a server does not take, has a row all the same: it counts as answered by nothing.
 NOT_ASKED = "not_asked"
 _WHY: Final = {"too_long_for_server": "are longer than the server takes", "refused": "are refused by the server's content policy"}
-_ADVICE: Final = "make prompts shorter (prompt.max_tokens with generate.tokenizer), or ask another server"
+_WAYS_OUT: Final = {
+    "too_long_for_server": "make prompts shorter (prompt.max_tokens with generate.tokenizer)",
+    "refused": "ask another server or model",
+}
 GENERATION_SCHEMA = pa.schema(
     [
         ("document_id", pa.string()),
@@ -97,14 +100,18 @@ class GenerateStep(ShardStep):
         """What was asked of whom, and what it cost.
 
         Raises:
-            ValueError: a server took none of the queries. What was written is given up then.
+            ValueError: a server took none of the queries. What was written is given up then, unless it was paid for.
         """
         settings = self.recipe.generate
         counts = {name: sum(marker.counts[name] for marker in markers.values()) for name in ("answers", *_WHY)}
         told = [f"{counts[name]} queries {why}, which counts as no answer" for name, why in _WHY.items() if counts[name]]
         if told and not counts["answers"]:
-            self.output.discard()
-            raise ValueError(f"{self.what}: there is no answer at all; {' and '.join(told)}; {_ADVICE}")
+            advice = " and ".join(_WAYS_OUT[name] for name in _WHY if counts[name])
+            paid = sum(marker.counts[name] for marker in markers.values() for name in ("prompt_tokens", "answer_tokens"))
+            if not paid:
+                self.output.discard()
+            kept = f", and delete {self.output.location}: it stays, because it was paid for and is not to be again unasked" if paid else ""
+            raise ValueError(f"{self.what}: there is no answer at all; {' and '.join(told)}; {advice}{kept}")
         return {
             "task": self.recipe.task,
             "repeats": settings.repeats,

@@ -57,7 +57,7 @@ def make_report(places: Sequence[str], out: Path, *, endpoint: str | None = None
         rerankers=tuple(reranker_summary(names(o), o, r) for o, r in by_kind.get("rerankers", [])),
         provenance=tuple(provenance(names(o), o, r) for o, r in made),
         scores=scores,
-        missing=missing_runs(scores) if recipe is None else missing_of_recipe(recipe, [output.key for output, _ in scored]),
+        missing=missing_runs(scores) if recipe is None else missing_of_recipe(recipe, scored),
         grid_recipe=recipe.name if recipe else "",
         answers=sample_answers(scored, scores, names),
     )

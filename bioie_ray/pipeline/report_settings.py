@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+
+from bioie_ray.config.training import STAGE_PREFIX
 
 Flat = Mapping[str, str]
 
@@ -22,15 +25,13 @@ _NOT_SETTINGS: Final = (
     "prompt.num_examples",
     "select.method",
 )
-# What chooses examples, how many times is asked, and what only moves the last bits of a sum.
+# What is asked about, what chooses examples, and what a model that is not trained by the recipe does not know.
+_ABOUT_QUERIES: Final = ("select.queries", "select.dev_share")
 _ABOUT_EXAMPLES: Final = ("select.", "embed.", "index.", "rerank.", "train_reranker.", "prepare.", "prompt.order")
-_ABOUT_EXECUTION: Final = (
-    "generate.repeats",
-    "generate.threads",
-    "generate.batch_size",
-    "generate.batch_tokens",
-    "generate.endpoint.",
-    "evaluate.",
+_ABOUT_TRAINING: Final = ("train.", "preft.", "dpop.", "postft.", "instructions.", "preferences.")
+# How often is asked, how a server is called, what only moves the last bits of a sum, and how scores are taken, which is compared as such.
+_ABOUT_EXECUTION: Final = re.compile(
+    r"generate\.repeats|evaluate\..*|(?:generate|dmcr\.evaluators\.\d+)\.(?:endpoint\..*|threads|batch_size|batch_tokens)"
 )
 _NAMED: Final = 3  # a label of more is longer than the output's name
 
@@ -58,8 +59,23 @@ def asked_alike(one: Flat, other: Flat) -> bool:
 
     A key that only one has is one that an earlier version of this package did not know, and is passed over.
     """
-    keys = one.keys() & other.keys()
-    return all(one[key] == other[key] for key in keys if not key.startswith((*_ABOUT_EXAMPLES, *_ABOUT_EXECUTION)))
+    is_trained = one.get("generate.model", "").startswith(STAGE_PREFIX)
+    passed_over = _ABOUT_EXAMPLES if is_trained else (*_ABOUT_EXAMPLES, *_ABOUT_TRAINING)
+    return all(
+        one[key] == other[key]
+        for key in one.keys() & other.keys()
+        if key in _ABOUT_QUERIES or not (key.startswith(passed_over) or _ABOUT_EXECUTION.fullmatch(key))
+    )
+
+
+def made_with(one: Flat, other: Flat, *, examples: bool) -> bool:
+    """Whether two recipes of one output have the same settings, but for how a server is called, and where it has no ``examples`` their choice."""
+    passed_over = () if examples else _ABOUT_EXAMPLES
+    return all(
+        one[key] == other[key]
+        for key in one.keys() & other.keys()
+        if key in _ABOUT_QUERIES or not (key.startswith(passed_over) or ".endpoint." in key)
+    )
 
 
 def _place(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -73,5 +89,7 @@ def _flattened(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
             continue
         if isinstance(value, Mapping):
             yield from _flattened(value, f"{name}.")
+        elif isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+            yield from _flattened({str(place): entry for place, entry in enumerate(value)}, f"{name}.")
         else:
             yield name, str(value).lower() if isinstance(value, bool) else str(value)

@@ -26,13 +26,17 @@ from bioie_ray.config.recipe import Recipe, resolve
         ({"endpoint": {"url": "https://h/v1?key=abc"}}, "the URL holds a parameter `key`"),
         ({"endpoint": {"url": "https://h/v1?subscription=abc"}}, "the URL holds a parameter `subscription`, which may be a key"),
         ({"endpoint": {"url": "https://h/v1?version=2#"}}, "the URL holds more than an address"),
+        ({"endpoint": {"url": "https://h/v1?api-version=2&s3cret"}}, "the URL holds more than an address"),
+        ({"endpoint": {"url": "https://h/v1#s3cret"}}, "the URL holds more than an address"),
+        ({"endpoint": {"url": "https://h/v1?sk-s3cret-0123=1"}}, "the URL holds more than an address"),
         ({"endpoint": {"max_usd": 1.0}}, r"endpoint\.max_usd needs prices"),
         ({"temperature": -1}, "greater than or equal to 0"),
     ],
 )
 def test_settings_that_cannot_be_meant(settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=said) as caught:
         GenerateSettings(**settings)
+    assert "s3cret" not in str(caught.value.errors(include_input=False))
 
 
 def test_two_evaluators_that_differ() -> None:

@@ -332,6 +332,7 @@ TOO_LONG = [
     error(400, "The input token count (2000000) exceeds the maximum number of tokens allowed (1048576)."),
     Reply({"error": "Input validation error: `inputs` must have less than 1024 tokens. Given: 2000", "error_type": "validation"}, 422),
     error(200, "This endpoint's maximum context length is 4096 tokens", code=400),
+    error(400, "maximum context length is 8,192 tokens, and you asked for 9,000"),
 ]
 
 
@@ -369,6 +370,10 @@ def test_what_is_not_about_the_length_of_one_request_still_ends_the_run(server, 
         error(400, "The response was filtered due to the prompt triggering our content management policy.", code="content_filter"),
         error(403, "Your request was rejected", code="content_policy_violation"),
         error(200, "blocked by the content filter", code=400),
+        error(400, "Invalid prompt: your prompt was flagged as potentially violating our usage policy.", code="invalid_prompt"),
+        error(403, "openai/gpt-4o requires moderation on Azure. Your input was flagged for violence"),
+        error(400, "Input data may contain inappropriate content.", code="data_inspection_failed"),
+        Reply({"choices": [{"message": None, "finish_reason": "content_filter"}]}),
         Reply({"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}),
     ],
 )

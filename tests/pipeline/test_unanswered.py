@@ -78,6 +78,21 @@ def test_a_server_that_takes_no_query_at_all_makes_no_answers(server: FakeEndpoi
     assert record(tmp_path / "store/generations/r@1")["counts"]["answers"] == NUM_ROWS
 
 
+def test_what_was_paid_for_is_not_given_up_and_not_asked_again(server: FakeEndpoint, tmp_path: Path) -> None:
+    filtered = {
+        "choices": [{"message": None, "finish_reason": "content_filter"}],
+        "usage": {"prompt_tokens": 1_000_000, "completion_tokens": 0},
+    }
+    server.respond = lambda number, body: Reply(filtered)
+    recipe = recipe_for(tmp_path, server, endpoint={"usd_per_million_prompt_tokens": 1.0, "max_usd": 7.0})
+    for _ in range(3):
+        with pytest.raises(
+            ValueError, match=r"6 queries are refused by the server's content policy.*ask another server or model, and delete"
+        ):
+            run_recipe(recipe)
+    assert len(server.asked) == NUM_ROWS
+
+
 @pytest.mark.parametrize(("sends_seed", "is_there"), [(True, True), (False, False)])
 def test_the_seeds_on_record_are_those_that_were_sent(server: FakeEndpoint, tmp_path: Path, sends_seed: bool, is_there: bool) -> None:
     run_recipe(recipe_for(tmp_path, server, job="generate", endpoint={"sends_seed": sends_seed}))

@@ -193,6 +193,12 @@ const placeOf = (about) => state.queue.findIndex((entry) => entry.document_id ==
 // What was shown is not to be decided here any more: show what is, under a dialog, so that no key meant for the one decides the other.
 async function showAnew(why, typed = []) {
   state.loading += 1;
+  // First of all, and whatever becomes of the rest: what was typed is nowhere else.
+  $("#changed-title").textContent = why;
+  $("#changed-name").textContent = "the server";
+  $("#changed-typed").hidden = !typed.length;
+  $("#changed-typed ul").replaceChildren(...typed.map((entry) => make("li", "", [].concat(entry).join(" → "))));
+  if (!$("#changed-dialog").open) $("#changed-dialog").showModal();
   try {
     closeEditor();
     await refresh();
@@ -205,11 +211,7 @@ async function showAnew(why, typed = []) {
   } finally {
     state.loading -= 1;
   }
-  $("#changed-title").textContent = why;
   $("#changed-name").textContent = $("#queue-name").textContent;
-  $("#changed-typed").hidden = !typed.length;
-  $("#changed-typed ul").replaceChildren(...typed.map((entry) => make("li", "", [].concat(entry).join(" → "))));
-  if (!$("#changed-dialog").open) $("#changed-dialog").showModal();
 }
 
 // While an answer is on its way no key decides: it would be about the one that is still shown.
@@ -261,7 +263,10 @@ async function decide(choice, answers = null, target = null) {
   try {
     const reply = await ask("/api/decisions", { document_id, repeat, answer_digest, queue, choice, answers, reviewer: state.reviewer, seen: head });
     if (reply.changed) await showAnew("Not saved: this answer has changed since it was shown.", answers || []);
-    else if (await refresh()) await showAnew(`${reply.conflict ? "Not saved: somebody decided first." : "Saved."} Other answers are served here now.`);
+    else if (await refresh()) {
+      const why = `${reply.conflict ? "Not saved: somebody decided first." : "Saved."} Other answers are served here now.`;
+      await showAnew(why, reply.conflict ? answers || [] : []);
+    }
     else if (reply.conflict) {
       if (!target) {
         state.item.standing = reply.standing;
