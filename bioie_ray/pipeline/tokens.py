@@ -21,7 +21,7 @@ FORMAT_VERSION = 2
 _LEFT_OUT = {
     "too_long": "set {stage}.max_length higher",
     "prompt_too_long": "set {stage}.max_prompt_tokens higher",
-    "beyond_context": "take a train.base_model that takes longer texts (the max_position_embeddings of its configuration)",
+    "beyond_context": "take a train.base_model that takes longer texts (max_position_embeddings of its config.json, model_max_length of its tokenizer_config.json; the smaller one holds)",
     "same_tokens": "take other pairs",
     "refused_by_template": "take another train.template",
 }

@@ -24,23 +24,54 @@ def telling_what_to_lower(stage: Stage) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(out_of_memory(stage, str(error) or type(error).__name__)) from None
+        raise TrainingError(out_of_memory(stage, _first_line(error))) from None
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+@contextmanager
+def telling_what_merging_needs(stage: Stage) -> Iterator[None]:
+    """The same for what comes after the last step, which no size of a batch changes.
+
+    Raises:
+        TrainingError: memory ran out.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            f"out of memory after the last step: {_first_line(error)} The first rank merges the adapter into {stage.base.ref} in float32, four bytes for each "
+            "parameter in the machine's memory, and a little more: give its pod more (cluster.kube.workers.GROUP.memory_gib); then run again, it goes on from "
+            "the last checkpoint"
+        ) from None
 
 
 def out_of_memory(stage: Stage, reason: str) -> str:
     """The message for people: why, and what to lower."""
-    return f"out of memory: {reason.splitlines()[0]} {what_to_lower(stage)}; then run again, it goes on from the last checkpoint"
+    return f"out of memory: {reason} {what_to_lower(stage)}; then run again, it goes on from the last checkpoint"
 
 
 def what_to_lower(stage: Stage) -> str:
     """Against a lack of memory, with the arithmetic."""
-    settings = stage.settings
+    settings, train = stage.settings, stage.train
     pairs = 2 if stage.name == "dpop" else 1
+    ways = {
+        f"{stage.name}.micro_batch_size=1": settings.micro_batch_size > 1,
+        "train.gradient_checkpointing=true": not train.gradient_checkpointing,
+        f"{stage.name}.max_length lower": True,
+        f"{stage.name}.method=qlora": settings.method != "qlora",
+        "train.zero_stage=3 over more ranks": train.zero_stage < 3 and train.score_every_steps is None,
+    }
+    *most, last = [way for way, is_left in ways.items() if is_left]
+    set_ = f"{', '.join(most)}, or {last}" if most else last
     tokens = settings.micro_batch_size * settings.max_length * pairs
     return (
         f"A forward pass has up to {stage.name}.micro_batch_size={settings.micro_batch_size} x "
-        f"{stage.name}.max_length={settings.max_length}{' x 2 answers' if pairs == 2 else ''} = {tokens} tokens. Set {stage.name}.micro_batch_size=1, "
-        f"train.gradient_checkpointing=true, {stage.name}.max_length lower, {stage.name}.method=qlora, or train.zero_stage=3 over more ranks "
+        f"{stage.name}.max_length={settings.max_length}{' x 2 answers' if pairs == 2 else ''} = {tokens} tokens. Set {set_} "
         "(bioie run RECIPE --dry-run shows an estimate)"
     )
 

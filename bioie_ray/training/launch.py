@@ -88,7 +88,7 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
                     # else it waits for nodes without end; mypy sees the first version of Ray Train, which the second takes the place of
                     controller_failure_limit=math.ceil(cluster.start_timeout_s / _START_TRY_S),  # type: ignore[call-arg]
                 ),
-                callbacks=[MemoryWatch(stage)],  # type: ignore[list-item] # mypy: as above
+                callbacks=[MemoryWatch(stage, on_gpu=on_gpu)],  # type: ignore[list-item] # mypy: as above
                 worker_runtime_env={"env_vars": _RANK_ENVIRONMENT | _accelerator(on_gpu=on_gpu)},
             ),
         )

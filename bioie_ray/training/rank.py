@@ -28,7 +28,7 @@ from bioie_ray.execution.linear_layers import by_onednn
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
 from bioie_ray.training.checkpoints import CheckpointStore, Uploader
-from bioie_ray.training.failures import failure, telling_what_to_lower, write_failure
+from bioie_ray.training.failures import failure, telling_what_merging_needs, telling_what_to_lower, write_failure
 from bioie_ray.training.flops import flops_per_token, texts_of
 from bioie_ray.training.loading import adapter_config, load_base, without_dropout
 from bioie_ray.training.order import stream
@@ -77,7 +77,8 @@ def train(stage: Stage) -> None:
         if place.rank == 0:
             stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(done.history))
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call] # or rank 0 would load the merged model in parts, with ranks that do not come
-            finish(stage, table, folder / "last", best, done)
+            with telling_what_merging_needs(stage):
+                finish(stage, table, folder / "last", best, done)
 
 
 def _trained(stage: Stage, table: pa.Table, folder: Path, place: Place, best: Best, *, on_gpu: bool) -> Done:

@@ -160,8 +160,8 @@ def trace(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def seen_rows(table: pa.Table, steps: int, stage: Stage) -> pa.Table:
-    """The rows that the weights of a step have seen: a stage may end before its first epoch does, and its best weights may be older still."""
-    return table.take(pa.array(np.unique(stream(table.num_rows, steps * stage.settings.batch_size, stage.seed))))
+    """The ids of the rows that the weights of a step have seen: a stage may end before its first epoch does, and its best weights may be older still."""
+    return table.select(["id"]).take(pa.array(np.unique(stream(table.num_rows, steps * stage.settings.batch_size, stage.seed))))
 
 
 def num_records(table: pa.Table) -> int:

@@ -46,7 +46,9 @@ def sft_rows(records: Sequence[Mapping[str, Any]], chat: ChatTokenizer, settings
         else:
             kept.append((record["id"], encoded))
     lengths = [len(encoded.input_ids) for _, encoded in kept]
-    groups = pack(lengths, settings.max_length) if settings.packing else [[number] for number in range(len(kept))]
+    # Some models have masks or tables of the size of their context, so that no row may be longer, whatever its conversations are.
+    longest = min(settings.max_length, chat.context or settings.max_length)
+    groups = pack(lengths, longest) if settings.packing else [[number] for number in range(len(kept))]
     rows: list[dict[str, Any]] = [
         {
             "id": [kept[number][0] for number in group],

@@ -11,16 +11,23 @@ import pytest
 import torch
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
-from bioie_ray.training.failures import failure, telling_what_to_lower
-from bioie_ray.training.lost_ranks import MemoryWatch, too_often
+from bioie_ray.config.training import DpopSettings, TrainSettings
+from bioie_ray.retrieval.models import ModelSource
+from bioie_ray.training.failures import failure, telling_what_merging_needs, telling_what_to_lower, what_to_lower
+from bioie_ray.training.lost_ranks import MemoryWatch, for_memory, too_often
 from bioie_ray.training.rank import train_under_ray
 from bioie_ray.training.stage import TrainingError
 
-STAGE: Any = SimpleNamespace(name="dpop", settings=SimpleNamespace(micro_batch_size=4, max_length=512))
+STAGE: Any = SimpleNamespace(
+    name="dpop",
+    settings=DpopSettings(batch_size=4, micro_batch_size=4, max_length=512),
+    train=TrainSettings(max_retries=3),
+    base=ModelSource("a/base"),
+)
 
 
 def of_the_cpu() -> None:
@@ -36,6 +43,39 @@ def test_the_arithmetic_and_what_to_set(allocate: Any) -> None:
     with pytest.raises(TrainingError, match=r"^out of memory: .*") as caught, telling_what_to_lower(STAGE):
         allocate()
     assert "dpop.micro_batch_size=4 x dpop.max_length=512 x 2 answers = 4096 tokens" in str(caught.value)
+
+
+def test_what_is_set_already_is_not_advised() -> None:
+    settings = DpopSettings(method="qlora", max_length=256)
+    train = TrainSettings(gradient_checkpointing=True, score_every_steps=5)
+    told = what_to_lower(SimpleNamespace(**{**vars(STAGE), "settings": settings, "train": train}))
+    assert told.endswith("= 512 tokens. Set dpop.max_length lower (bioie run RECIPE --dry-run shows an estimate)")
+
+
+def test_merging_needs_the_memory_of_the_machine_whatever_a_batch_has() -> None:
+    with (
+        pytest.raises(TrainingError, match=r"^out of memory after the last step: .*a/base in float32.*memory_gib") as caught,
+        telling_what_merging_needs(STAGE),
+    ):
+        of_the_cpu()
+    assert "micro_batch_size" not in str(caught.value)
+    with pytest.raises(RuntimeError, match="shapes differ"), telling_what_merging_needs(STAGE):
+        raise RuntimeError("shapes differ")
+
+
+def test_ranks_that_cannot_be_started_did_not_fail_so_and_so_often() -> None:
+    told = too_often(STAGE, ControllerError(TimeoutError("no placement group in 60 s")))
+    assert "could not be kept running: no placement group in 60 s" in told
+    assert "cluster.start_timeout_s" in told
+    assert "times" not in told
+
+
+def test_a_gpus_batch_has_nothing_to_do_with_its_nodes_memory() -> None:
+    told = for_memory(STAGE, {0: lost(OutOfMemoryError(BY_THE_MONITOR))}, on_gpu=True)
+    assert told is not None
+    assert "(4.74GB used / 23.54GB limit)" in told
+    assert "cluster.kube.workers.GROUP.memory_gib" in told
+    assert "micro_batch_size" not in told
 
 
 def test_any_other_error_stays_itself() -> None:
@@ -66,7 +106,7 @@ KILLED = (
 def test_a_rank_that_rays_memory_monitor_ended_is_not_tried_again_at_the_same_size(cause: Exception, tmp_path: Path) -> None:
     stage: Any = SimpleNamespace(**vars(STAGE), output=Output(StoreAddress(str(tmp_path)), "models-dpop/m@1", {}))
     alone = {0: RuntimeError("Connection closed by peer"), 1: lost(cause)}
-    MemoryWatch(stage).after_exception(None, alone)
+    MemoryWatch(stage, on_gpu=False).after_exception(None, alone)
     told = failure(stage.output)
     assert told is not None
     assert told.startswith("out of memory: Ray's memory monitor ended rank 1, as its node ran low on memory")
@@ -77,9 +117,9 @@ def test_a_rank_that_rays_memory_monitor_ended_is_not_tried_again_at_the_same_si
 
 def test_a_rank_that_was_killed_may_have_been_lost_with_its_node_and_is_tried_again(tmp_path: Path) -> None:
     output = Output(StoreAddress(str(tmp_path)), "models-dpop/m@1", {})
-    stage: Any = SimpleNamespace(**vars(STAGE), output=output, train=SimpleNamespace(max_retries=3))
+    stage: Any = SimpleNamespace(**vars(STAGE), output=output)
     failures: dict[int, Exception] = {0: lost(RayActorError(error_msg=KILLED))}
-    MemoryWatch(stage).after_exception(None, failures)
+    MemoryWatch(stage, on_gpu=False).after_exception(None, failures)
     assert failure(output) is None
     told = too_often(stage, WorkerGroupError("", failures))
     assert re.match(r"dpop failed 4 times, the last time: rank 0: The actor is dead .* run the same command again", told)
