@@ -134,7 +134,7 @@ def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list
         if step is not None and step.tokens.output.is_finished():
             counts = step.tokens.output.record()["counts"]
             rows, tokens = counts["rows"], counts["tokens"]
-        shape = shape_of(recipe.train.base_model, settings.lora.modules)
+        shape = shape_of(recipe.train.base_model, settings.lora)
         check_modules(name, recipe.train.base_model, shape, settings)
         ranks = recipe.cluster.ranks
         found = estimate(shape, settings, recipe.train, ranks, rows, tokens)

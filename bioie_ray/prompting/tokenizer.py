@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from bioie_ray.artifacts.reasons import first_line
@@ -14,6 +15,11 @@ from bioie_ray.retrieval.packaged import ModelError
 
 # What a tokenizer says that knows no limit.
 _NO_LIMIT = 10**9
+# Settings that transformers takes for `max_position_embeddings`, the usual one first. Not `seq_length` and `max_seq_len`: BLOOM and MPT, which have no
+# table of positions, write the length there that they were trained with.
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "context_length")
+# Parts of a configuration that transformers may take for that of the text.
+_PARTS = ("text_config", "text_encoder", "decoder", "generator")
 
 
 class ModelTokenizer:
@@ -78,6 +84,16 @@ def context_of(model: str) -> int | None:
 
 
 def _positions(path: str) -> int | None:
+    """From the file, where it has them: transformers brings torch along, 12 s that a plan does without."""
+    file = Path(path, "config.json")
+    config = json.loads(file.read_bytes()) if file.is_file() else {}
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} holds no configuration")  # noqa: TRY004 - of a file, which people can mend
+    part = next((name for name in _PARTS if isinstance(config.get(name), dict)), None)
+    text = config if part is None else config[part] if part == "text_config" else {}
+    found = next((text[name] for name in _POSITIONS if isinstance(text.get(name), int)), None)
+    if found is not None:
+        return int(found)
     from transformers import AutoConfig
 
     positions: int | None = getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None)

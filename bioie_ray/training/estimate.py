@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
 
 import torch
 import yaml
+from peft import get_peft_model
 
-from bioie_ray.config.training import DpopSettings, SftSettings, StageName, TrainSettings
+from bioie_ray.artifacts.reasons import first_line
+from bioie_ray.config.training import DpopSettings, LoraSettings, SftSettings, StageName, StageSettings, TrainSettings
 from bioie_ray.retrieval.models import resolve_model
 from bioie_ray.retrieval.packaged import ModelError
-from bioie_ray.training.loading import OTHER_SENSES, usual_attention
+from bioie_ray.training.loading import OTHER_SENSES, adapter_config, usual_attention
 from bioie_ray.training.stage import num_steps
 
 GIB = 2**30
@@ -23,17 +26,23 @@ _NF4_BYTES = 4.127 / 8
 # Bytes of a token's activations in a layer in 16 bits, per hidden unit, without attention's own matrix (Korthikanti et al. 2022, arXiv
 # 2205.05198, equation 2).
 _ACTIVATION = 34.0
-# The same of attention's matrix for each head and pair of tokens (the same equation).
-_MATRIX = 5.0
+# Bytes that a layer's eager attention keeps for each head and pair of tokens, measured by the tensors that autograd saves (transformers 5; the test
+# measures them again): probabilities in float32, of which 16 bits keep a second, rounded matrix. Capped logits keep another of the model's
+# width (Gemma 2: 8 bytes in either). A GPU's dropout (torch.native_dropout) keeps a byte of mask, and float32 a second matrix then.
+_MATRIX = {"bfloat16": 6, "float32": 4}
+_MATRIX_DROPOUT = {"bfloat16": 1, "float32": 5}
+# The experts' projections before transformers 5 fused them, as PEFT knows them: the usual names, and Mixtral's.
+_EXPERTS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w2", "w3"))
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
     """A model's numbers.
 
-    ``linear`` are the sizes (in, out) of the layers that adapters go on, ``linear_names`` what such layers may be called. ``num_texts`` parameters work on texts:
-    what sees or hears beside them is loaded, and never trained. ``num_quantisable`` are those that bitsandbytes turns into 4 bits: of linear layers, but for the
-    head. ``attention`` is what ``train.attention=auto`` means.
+    ``num_adapter`` parameters are those of the adapter that PEFT puts on; where it puts none on, ``refusal`` is its reason (empty: no such layer) and
+    ``layer_names`` what could have been asked for. ``num_texts`` parameters work on texts: what sees or hears beside them is loaded, and never trained. ``num_quantisable`` are those that
+    bitsandbytes turns into 4 bits: of linear layers, but for the head. ``attention`` is what ``train.attention=auto`` means; ``caps_logits`` and
+    ``drops_attention`` are of the model's own attention.
     """
 
     num_parameters: int
@@ -43,8 +52,11 @@ class Shape:
     hidden: int
     num_heads: int
     attention: str
-    linear: tuple[tuple[int, int], ...]
-    linear_names: tuple[str, ...] = ()
+    num_adapter: int
+    caps_logits: bool = False
+    drops_attention: bool = False
+    refusal: str | None = None
+    layer_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +76,8 @@ class Estimate:
 
 
 @lru_cache(maxsize=4)
-def shape_of(model: str, modules: tuple[str, ...]) -> Shape:
-    """The shape of a model from its configuration alone; no weight is loaded.
+def shape_of(model: str, lora: LoraSettings) -> Shape:
+    """The shape of a model from its configuration alone, and of an adapter on it; no weight is loaded.
 
     Raises:
         ModelError: it can neither be reached nor is it known.
@@ -84,8 +96,8 @@ def shape_of(model: str, modules: tuple[str, ...]) -> Shape:
     text = config.get_text_config()
     head = network.get_output_embeddings()
     layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head}
-    adaptable = {name: layer for name, layer in layers.items() if not re.fullmatch(OTHER_SENSES, name)}
-    return Shape(
+    names = {name.rpartition(".")[2] for name in layers if not re.fullmatch(OTHER_SENSES, name)}
+    shape = Shape(
         num_parameters=sum(p.numel() for p in network.parameters()),
         num_texts=sum(p.numel() for name, p in network.named_parameters() if not re.fullmatch(OTHER_SENSES, name)),
         num_quantisable=sum(layer.weight.numel() for layer in layers.values()),
@@ -93,28 +105,55 @@ def shape_of(model: str, modules: tuple[str, ...]) -> Shape:
         hidden=text.hidden_size,
         num_heads=getattr(text, "num_attention_heads", 0),
         attention=usual_attention(config)[0],
-        linear=tuple(_size(layer) for name, layer in adaptable.items() if any(f".{name}".endswith(f".{module}") for module in modules)),
-        linear_names=tuple(sorted({name.rpartition(".")[2] for name in adaptable})),
+        num_adapter=0,
+        caps_logits=bool(getattr(text, "attn_logit_softcapping", None)),
+        drops_attention=any((getattr(text, name, None) or 0) > 0 for name in ("attention_dropout", "attn_pdrop")),
     )
+    try:
+        return replace(shape, num_adapter=_num_adapter(network, lora))  # last: it changes the network
+    except ValueError as error:
+        refusal = "" if "not found in the base model" in str(error) else first_line(error)  # older PEFT has no error of its own for it
+    return replace(shape, refusal=refusal, layer_names=tuple(sorted(names | _experts(network))))
 
 
-def _size(layer: Any) -> tuple[int, int]:
-    """In and out, either way round: the adapter has as many weights."""
-    rows, columns = layer.weight.shape
-    return int(columns), int(rows)
+def _num_adapter(network: Any, lora: LoraSettings) -> int:
+    """Parameters of the adapter that PEFT puts on, which takes fused experts for the layers they once were.
+
+    Raises:
+        ValueError: PEFT puts none on.
+    """
+    with warnings.catch_warnings(action="ignore"):  # which training says again
+        adapter = get_peft_model(network, adapter_config(StageSettings(lora=lora), network))
+    return sum(p.numel() for p in adapter.parameters() if p.requires_grad)
+
+
+def _experts(network: Any) -> set[str]:
+    """What PEFT calls a network's fused experts, if it knows them: no layer has that name."""
+    for names in _EXPERTS if any(p.ndim == 3 for p in network.parameters()) else ():
+        try:
+            _num_adapter(network, LoraSettings(modules=names))
+        except ValueError:
+            continue
+        return set(names)
+    return set()
 
 
 def check_modules(stage: StageName, model: str, shape: Shape, settings: SftSettings | DpopSettings) -> None:
     """Names of layers that a model does not have would only come to light once it is loaded.
 
     Raises:
-        ValueError: an adapter would go on nothing; the message has the names there are.
+        ValueError: PEFT would put no adapter on; the message has the names there are.
     """
-    if settings.method != "full" and not shape.linear:
-        names = ", ".join(shape.linear_names) or "no linear layer"
+    if settings.method == "full" or shape.refusal is None:
+        return
+    names = ", ".join(shape.layer_names) or "no linear layer"
+    if shape.refusal:
         raise ValueError(
-            f"{stage}.lora.modules={list(settings.lora.modules)} is in no layer of {model}, so that nothing would be trained; it has {names}"
+            f"{stage}.lora, modules={list(settings.lora.modules)}, cannot go on {model}: {shape.refusal.rstrip('.')}; it has {names}"
         )
+    raise ValueError(
+        f"{stage}.lora.modules={list(settings.lora.modules)} is in no layer of {model}, so that nothing would be trained; it has {names}"
+    )
 
 
 def estimate(
@@ -135,7 +174,7 @@ def estimate(
         num_rows: sequences or pairs, where they are known.
         num_tokens: their tokens in all, where they are known.
     """
-    trained = shape.num_texts if settings.method == "full" else settings.lora.r * sum(a + b for a, b in shape.linear)
+    trained = shape.num_texts if settings.method == "full" else shape.num_adapter
     pairs = 2 if isinstance(settings, DpopSettings) else 1
     tokens = settings.micro_batch_size * settings.max_length * pairs
     width = 2 if train.dtype == "bfloat16" else 4
@@ -164,7 +203,12 @@ def _matrices(shape: Shape, settings: SftSettings | DpopSettings, train: TrainSe
     if (shape.attention if train.attention == "auto" else train.attention) != "eager":
         return 0.0
     length = tokens if settings.packing else settings.max_length
-    return _MATRIX * (1 if train.dtype == "bfloat16" else 2) * shape.num_heads * tokens * length
+    size = _MATRIX[train.dtype]
+    if shape.caps_logits:
+        size += 2 if train.dtype == "bfloat16" else 4
+    if shape.drops_attention and not isinstance(settings, DpopSettings):  # which switches a base model's own dropout off
+        size += _MATRIX_DROPOUT[train.dtype]
+    return float(size * shape.num_heads * tokens * length)
 
 
 def describe(

@@ -233,6 +233,25 @@ def test_planning_loads_neither_ray_nor_torch(tmp_path: Path, corpus: str, embed
     assert len(done.stdout.splitlines()) == 3
 
 
+def test_planning_a_training_loads_neither_ray_nor_torch(tmp_path: Path, making_pairs: dict[str, Any]) -> None:
+    """All fingerprints too; a dry run goes on to what the training needs, with torch."""
+    recipe = make_recipe(tmp_path, **{**making_pairs, "job": "train_dpop"})
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from bioie_ray.config.recipe import load_recipe\n"
+        "from bioie_ray.pipeline.plan import Planner\n"
+        f"steps = Planner().plan(load_recipe(Path({str(tmp_path / 'recipe.yaml')!r})))\n"
+        "print(*(f'{step.output.key} {step.output.fingerprint}' for step in steps), sep='\\n')\n"
+        "heavy = {'torch', 'ray', 'transformers', 'sentence_transformers', 'faiss'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "tokens-dpop/r@1" in done.stdout
+    assert done.stdout.splitlines() == [f"{step.output.key} {step.output.fingerprint}" for step in Planner().plan(recipe)]
+
+
 JOBS = ("prepare_corpora", "embed", "train_reranker", "select_examples")
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from stages import dpop_settings, sft_settings
 from tiny_models import save_llama, save_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from bioie_ray.prompting.tokenizer import context_of
+from bioie_ray.retrieval.packaged import ModelError
 from bioie_ray.training.rows import pair_rows, sft_rows
 from bioie_ray.training.scoring import Question, ScoringPlan, score
 from bioie_ray.training.tokens import load_chat_tokenizer
@@ -55,6 +56,24 @@ def test_a_dev_question_without_room_for_an_answer_counts_as_unanswered(gpt2: Pa
     short = Question("short", "a", "ner", frozenset({("a",)}))
     both, alone = (score(model, chat, ScoringPlan(questions, max_new_tokens=8)) for questions in ((long, short), (short,)))
     assert both.num_malformed == alone.num_malformed + 1
+
+
+def test_the_context_is_that_of_transformers_whatever_a_model_calls_it(gpt2: Path, tmp_path: Path) -> None:
+    """BLOOM's ``seq_length`` is the length it was trained with, and it has no table of positions; what a file leaves out has a default."""
+    rwkv = {"model_type": "rwkv", "context_length": 96}
+    bloom = {"model_type": "bloom", "seq_length": 96}
+    seeing = {"model_type": "gemma3", "n_positions": 5, "text_config": {"model_type": "gemma3_text", "max_position_embeddings": 96}}
+    default = {"model_type": "gemma3", "max_position_embeddings": 5, "text_config": {"model_type": "gemma3_text"}}
+    for number, (config, expected) in enumerate(((rwkv, 96), (bloom, None), (seeing, 96), (default, 131_072))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        assert context_of(str(folder)) == expected, config
+        assert getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None) == expected
+    (tmp_path / "0" / "config.json").write_text("[]")
+    context_of.cache_clear()
+    with pytest.raises(ModelError, match=r"no configuration that can be read: .*config\.json holds no configuration"):
+        context_of(str(tmp_path / "0"))
 
 
 def test_the_context_is_known_without_loading_the_tokenizer(gpt2: Path, tmp_path: Path) -> None:
