@@ -55,6 +55,7 @@ NARROWED = (
     "instructions.near_duplicates=null",
     "preferences.samples=2",
     "preferences.max_new_tokens=16",
+    "dpop.max_prompt_tokens=1536",
     "train.threads=1",
     "train.checkpoint_every_steps=4",
     *(f"{stage}.{setting}" for stage in ("preft", "dpop", "postft") for setting in ("batch_size=2", "micro_batch_size=2", "epochs=2")),
