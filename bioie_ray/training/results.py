@@ -15,6 +15,7 @@ import torch
 
 from bioie_ray.artifacts.files import fetch_folder, files_below, put_folder
 from bioie_ray.artifacts.output import Output
+from bioie_ray.retrieval.models import ModelSource
 from bioie_ray.training.merging import merge, model_card, write_model
 from bioie_ray.training.order import stream
 from bioie_ray.training.stage import Stage
@@ -110,7 +111,7 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, done: Done) ->
     else:
         dtype = torch.bfloat16 if train.dtype == "bfloat16" else torch.float32
         summary["merged"] = asdict(merge(base, trained, target, dtype, tokenizer, probe_of(table)))
-        files += [output.put_file(f"adapter/{name}", _as_ever(trained / name)) for name in _WEIGHTS]
+        files += [output.put_file(f"adapter/{name}", _as_ever(trained / name, stage.base)) for name in _WEIGHTS]
     about = {
         "name": output.key,
         "stage": stage.name,
@@ -129,13 +130,18 @@ def finish(stage: Stage, table: pa.Table, last: Path, best: Best, done: Done) ->
     output.commit(UNIT, pa.Table.from_pylist(rows, schema=_TRACE), counts)
 
 
-def _as_ever(path: Path) -> bytes:
-    """A file of an adapter. PEFT writes the names of modules from a set, in another order in each process; here they are sorted."""
+def _as_ever(path: Path, base: ModelSource) -> bytes:
+    """A file of an adapter, the same wherever it is made.
+
+    PEFT writes the names of modules from a set, in another order in each process, and the folder of the base on this machine. Here they are sorted,
+    and the base goes by its reference, or by its place in the store.
+    """
     if path.suffix != ".json":
         return path.read_bytes()
     config = json.loads(path.read_bytes())
     if isinstance(config.get("target_modules"), list):
         config["target_modules"] = sorted(config["target_modules"])
+    config["base_model_name_or_path"] = f"{base.made_by.key}/model" if base.made_by is not None else base.ref
     return json.dumps(config, indent=2, sort_keys=True).encode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -304,6 +305,17 @@ def test_a_model_that_is_scored_on_dev_is_not_trained_on_it(tmp_path: Path, tiny
 def test_nobody_asks_about_test_documents_for_pairs(tmp_path: Path, tiny_llm: str) -> None:
     with pytest.raises(RecipeError, match=r"preferences: splits lists test: nobody trains on test documents"):
         make_recipe(tmp_path, **chain(tiny_llm, preferences={"splits": ["train", "test"]}))
+
+
+def test_an_adapter_names_its_base_and_no_folder_of_this_machine(done: Path, tiny_llm: str) -> None:
+    """Else a stage would have other bytes in another store."""
+    named = {
+        stage: json.loads((done / f"models-{stage}/r@1/adapter/adapter_config.json").read_text())["base_model_name_or_path"]
+        for stage in ("preft", "dpop", "postft")
+    }
+    assert named == {"preft": tiny_llm, "dpop": "models-preft/r@1/model", "postft": "models-dpop/r@1/model"}
+    files = [path for stage in named for path in (done / f"models-{stage}/r@1").rglob("*") if path.suffix in {".json", ".jsonl", ".md"}]
+    assert [path for path in files if path.name != "record.json" and str(done) in path.read_text()] == []
 
 
 @pytest.mark.parametrize("job", ["evaluate", "train_preft", "prepare_instructions"])
