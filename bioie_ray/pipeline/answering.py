@@ -56,14 +56,15 @@ def _asked(output: Output) -> Tokens:
     markers = output.markers()
     under_way = [shard for shard in output.shards_with_parts() if shard not in markers]
     kept = [completion for shard in under_way for data in output.parts(shard).values() for completion in _read(data)]
-    finished_prompt, finished_answers = _tokens(markers)
+    finished_prompt, finished_answers = tokens_of(markers)
     return (
         finished_prompt + sum(completion.num_prompt_tokens for completion in kept),
         finished_answers + sum(completion.num_answer_tokens for completion in kept),
     )
 
 
-def _tokens(markers: Mapping[str, Marker]) -> Tokens:
+def tokens_of(markers: Mapping[str, Marker]) -> Tokens:
+    """Of the finished shards of an output."""
     prompt, answers = (sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens"))
     return prompt, answers
 
@@ -98,7 +99,7 @@ def affinity(settings: ModelSettings) -> str:
 def finish_asking(output: Output, settings: ModelSettings, markers: Mapping[str, Marker]) -> dict[str, Any]:
     """Put the kept chunks of an output away that is whole; whom it asked and, at the recipe's prices, what that cost, for the record."""
     output.drop_parts()
-    prompt, answers = _tokens(markers)
+    prompt, answers = tokens_of(markers)
     endpoint = settings.endpoint
     cost = (prompt * endpoint.usd_per_million_prompt_tokens + answers * endpoint.usd_per_million_answer_tokens) / 1e6
     return {"model": settings.model, "engine": settings.engine, "cost_usd": round(cost, 6)}

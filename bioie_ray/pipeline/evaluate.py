@@ -7,10 +7,11 @@ again beside them) is not applied; the record counts those, and the run says it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -31,6 +32,7 @@ from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.pipeline.view import View
 
 FORMAT_VERSION = 2
+_DECIDED: Final = re.compile(r"\.d\d+-[0-9a-f]+$")
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,11 @@ def decided_version(version: str, decisions: str) -> str:
     """The version of scores (or a key that ends in it) in which people's decisions count, told by their digest; without any, the recipe's."""
     digest, _, number = decisions.rpartition("-")
     return f"{version}.d{number}-{digest[:6]}" if digest else version
+
+
+def undecided(key: str) -> str:
+    """The inverse: a version, or a key, without people's decisions."""
+    return _DECIDED.sub("", key)
 
 
 class EvaluateWorker:

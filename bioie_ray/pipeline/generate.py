@@ -16,7 +16,7 @@ from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.training import STAGE_PREFIX
 from bioie_ray.execution.units import WorkerSpec
 from bioie_ray.generation.base import UNANSWERED, Completion, Request, Sampling
-from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity, sample_seed
+from bioie_ray.pipeline.answering import affinity, answer, finish_asking, model_identity, sample_seed, tokens_of
 from bioie_ray.pipeline.prompts import PromptsStep, draw_unit, split_unit
 from bioie_ray.pipeline.step import ShardStep, Step
 from bioie_ray.prompting.prompt import Message
@@ -107,7 +107,7 @@ class GenerateStep(ShardStep):
         told = [f"{counts[name]} queries {why}, which counts as no answer" for name, why in _WHY.items() if counts[name]]
         if told and not counts["answers"]:
             advice = " and ".join(_WAYS_OUT[name] for name in _WHY if counts[name])
-            paid = sum(marker.counts[name] for marker in markers.values() for name in ("prompt_tokens", "answer_tokens"))
+            paid = any(tokens_of(markers))
             if not paid:
                 self.output.discard()
             kept = f", and delete {self.output.location}: it stays, because it was paid for and is not to be again unasked" if paid else ""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.evaluation.score_results import MissingRun
-from bioie_ray.pipeline.evaluate import EvaluateStep
+from bioie_ray.pipeline.evaluate import EvaluateStep, undecided
 from bioie_ray.pipeline.generate import model_name
 from bioie_ray.pipeline.plan import Planner
 from bioie_ray.pipeline.report_settings import flat_settings, made_with
 from bioie_ray.pipeline.report_upstream import Found
-
-_DECIDED = re.compile(r"\.d\d+-[0-9a-f]+$")
 
 
 def missing_of_recipe(recipe: Recipe, scored: Iterable[Found]) -> tuple[MissingRun, ...]:
@@ -27,7 +24,7 @@ def missing_of_recipe(recipe: Recipe, scored: Iterable[Found]) -> tuple[MissingR
     Raises:
         ValueError: the recipe cannot be planned.
     """
-    there = {_DECIDED.sub("", output.key): record for output, record in scored}
+    there = {undecided(output.key): record for output, record in scored}
     missing = []
     for step in Planner().plan(recipe, "evaluate"):
         if not isinstance(step, EvaluateStep):

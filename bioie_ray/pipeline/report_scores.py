@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -14,12 +13,11 @@ from bioie_ray.dmcr.decision_log import DecisionLog
 from bioie_ray.evaluation.score_results import ZERO_SHOT, ReviewCounts, ScoreResult, summary_variants
 from bioie_ray.evaluation.statistics import Comparison, DocumentCounts, paired_bootstrap
 from bioie_ray.evaluation.table import document_counts
-from bioie_ray.pipeline.evaluate import decided_version
+from bioie_ray.pipeline.evaluate import decided_version, undecided
 from bioie_ray.pipeline.report_selections import BASELINE
 from bioie_ray.pipeline.report_settings import Flat, asked_alike, flat_settings, setting_labels
 from bioie_ray.pipeline.report_upstream import Found
 
-_DECIDED: Final = re.compile(r"\.d\d+-[0-9a-f]+$")
 _COLUMNS: Final = ("document_id", "repeat", "variant", "strict_tp", "strict_fp", "strict_fn")
 
 
@@ -30,7 +28,7 @@ def latest_decisions(found: Sequence[Found]) -> list[Found]:
     """
     versions: dict[tuple[str, str], list[Found]] = {}
     for output, record in found:
-        versions.setdefault((output.address.url, _DECIDED.sub("", output.key)), []).append((output, record))
+        versions.setdefault((output.address.url, undecided(output.key)), []).append((output, record))
     return [entries[0] if len(entries) == 1 else _standing(place, entries) for (_, place), entries in versions.items()]
 
 

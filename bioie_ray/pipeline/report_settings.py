@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from bioie_ray.config.training import STAGE_PREFIX
@@ -61,21 +61,18 @@ def asked_alike(one: Flat, other: Flat) -> bool:
     """
     is_trained = one.get("generate.model", "").startswith(STAGE_PREFIX)
     passed_over = _ABOUT_EXAMPLES if is_trained else (*_ABOUT_EXAMPLES, *_ABOUT_TRAINING)
-    return all(
-        one[key] == other[key]
-        for key in one.keys() & other.keys()
-        if key in _ABOUT_QUERIES or not (key.startswith(passed_over) or _ABOUT_EXECUTION.fullmatch(key))
-    )
+    return _same(one, other, lambda key: key.startswith(passed_over) or bool(_ABOUT_EXECUTION.fullmatch(key)))
 
 
 def made_with(one: Flat, other: Flat, *, examples: bool) -> bool:
     """Whether two recipes of one output have the same settings, but for how a server is called, and where it has no ``examples`` their choice."""
     passed_over = () if examples else _ABOUT_EXAMPLES
-    return all(
-        one[key] == other[key]
-        for key in one.keys() & other.keys()
-        if key in _ABOUT_QUERIES or not (key.startswith(passed_over) or ".endpoint." in key)
-    )
+    return _same(one, other, lambda key: key.startswith(passed_over) or ".endpoint." in key)
+
+
+def _same(one: Flat, other: Flat, is_passed_over: Callable[[str], bool]) -> bool:
+    """Whether the keys that both have are equal, but those that are passed over; what is asked about never is."""
+    return all(one[key] == other[key] for key in one.keys() & other.keys() if key in _ABOUT_QUERIES or not is_passed_over(key))
 
 
 def _place(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -71,9 +71,8 @@ class CheckpointStore:
         for name in [name for at, name in self._files() if at == step and (found := _LIST.match(name)) and int(found[1]) == rank]:
             self.output.store.delete(f"{self._folder(step)}/{name}")  # of a launch that was killed: its files are replaced now
         for name, path in files_below(folder).items():
-            self.output.store.write_file(
-                f"{self._folder(step)}/{name}", path
-            )  # an optimizer's states may be larger than the memory that is left
+            # Not by way of memory: an optimizer's states may be larger than what is left of it.
+            self.output.store.write_file(f"{self._folder(step)}/{name}", path)
             files.append({"file": name, "bytes": path.stat().st_size, "sha256": _digest(path)})
         self.output.store.write(_list_of(self._folder(step), checkpoint, rank), json.dumps(files, indent=1).encode())
 

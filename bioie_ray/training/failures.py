@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.retrieval.batching import is_out_of_memory
 from bioie_ray.training.stage import Stage, TrainingError
 
@@ -19,16 +20,8 @@ def telling_what_to_lower(stage: Stage) -> Iterator[None]:
     Raises:
         TrainingError: that happened; the message has the arithmetic.
     """
-    try:
+    with _telling(lambda reason: out_of_memory(stage, reason)):
         yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError(out_of_memory(stage, _first_line(error))) from None
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 @contextmanager
@@ -38,16 +31,24 @@ def telling_what_merging_needs(stage: Stage) -> Iterator[None]:
     Raises:
         TrainingError: memory ran out.
     """
+    with _telling(
+        lambda reason: (
+            f"out of memory after the last step: {reason} The first rank merges the adapter into {stage.base.ref} in float32, four bytes for each "
+            "parameter in the machine's memory, and a little more: give its pod more (cluster.kube.workers.GROUP.memory_gib); then run again, it goes on from "
+            "the last checkpoint"
+        )
+    ):
+        yield
+
+
+@contextmanager
+def _telling(advice: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise TrainingError(
-            f"out of memory after the last step: {_first_line(error)} The first rank merges the adapter into {stage.base.ref} in float32, four bytes for each "
-            "parameter in the machine's memory, and a little more: give its pod more (cluster.kube.workers.GROUP.memory_gib); then run again, it goes on from "
-            "the last checkpoint"
-        ) from None
+        raise TrainingError(advice(first_line(error))) from None
 
 
 def out_of_memory(stage: Stage, reason: str) -> str:

@@ -59,13 +59,13 @@ def for_memory(stage: Stage, failures: Mapping[int, BaseException], *, on_gpu: b
 
 def too_often(stage: Stage, error: BaseException) -> str:
     """What to say of a training that Ray Train gave up, with what may be the reason where ranks died without a word."""
-    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
-    told = "; ".join(f"rank {rank}: {_last_line(failure)}" for rank, failure in sorted(failures.items()) if str(failure).strip())
     if not isinstance(error, WorkerGroupError):
         return (
             f"the ranks of {stage.name} could not be kept running: {_last_line(error)}; what is done is kept in checkpoints. See that cluster.ranks fit the "
             "cluster (GPUs, CPUs, memory), or set cluster.start_timeout_s higher, and run the same command again"
         )
+    failures: Mapping[int, BaseException] = error.worker_failures
+    told = "; ".join(f"rank {rank}: {_last_line(failure)}" for rank, failure in sorted(failures.items()) if str(failure).strip())
     message = (
         f"{stage.name} failed {stage.train.max_retries + 1} times, the last time: {told or _last_line(error)}; what is done is kept in checkpoints. Mend the "
         "cause (see the Ray logs) and run the same command again, it goes on from the last one"

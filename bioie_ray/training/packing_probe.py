@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from bioie_ray.artifacts.reasons import first_line
 from bioie_ray.config.training import StageName
 from bioie_ray.retrieval.batching import is_out_of_memory
 from bioie_ray.training.batches import SftCollator
@@ -51,8 +52,7 @@ class PackingProbe(TrainerCallback):
             if is_out_of_memory(error) or (trainer.is_deepspeed_enabled and isinstance(error, RuntimeError)):
                 raise
             # It does not know what packed rows say of themselves, lacks kernels for them, or has shapes that they do not fit.
-            told = next(iter(str(error).splitlines()), type(error).__name__)
-            raise TrainingError(f"{name} takes no packed conversations ({told}); set {self._stage}.packing=false") from error
+            raise TrainingError(f"{name} takes no packed conversations ({first_line(error)}); set {self._stage}.packing=false") from error
         for (why, limit), share in zip(self._limits.items(), moved, strict=True):
             if share > limit:  # no number is neither: the first loss says which batch it was about
                 raise TrainingError(

@@ -336,14 +336,20 @@ TOO_LONG = [
 ]
 
 
-@pytest.mark.parametrize("reply", TOO_LONG)
-def test_one_that_is_too_long_and_may_be_costs_only_itself(server, reply):
+def only_the_second_goes_unanswered(server, reply, finish):
+    """Ask three questions that may go unanswered, of which the second gets this reply; the engine that asked."""
     server.respond = lambda number, body: reply if body["messages"][0]["content"] == "question 1" else echo(number, body)
     asked, done = engine(server, concurrency=1), {}
     chunks = [(number, [replace(request, may_go_unanswered=True)]) for number, request in enumerate(requests(3))]
     asked.generate(chunks, lambda index, completions: done.update({completion.id: completion for completion in completions}))
-    assert done["d1/1"] == Completion("d1/1", "", "too_long", 0, 0)
+    assert done["d1/1"] == Completion("d1/1", "", finish, 0, 0)
     assert [done[f"d{i}/1"].text for i in (0, 2)] == ['["question 0"]', '["question 2"]']
+    return asked
+
+
+@pytest.mark.parametrize("reply", TOO_LONG)
+def test_one_that_is_too_long_and_may_be_costs_only_itself(server, reply):
+    asked = only_the_second_goes_unanswered(server, reply, "too_long")
     assert len(server.asked) == 3
     assert "HTTP" in fails(asked, 2)  # where it may not, it ends the run
 
@@ -378,12 +384,7 @@ def test_what_is_not_about_the_length_of_one_request_still_ends_the_run(server, 
     ],
 )
 def test_one_that_a_content_policy_forbids_costs_only_itself(server, reply):
-    server.respond = lambda number, body: reply if body["messages"][0]["content"] == "question 1" else echo(number, body)
-    asked, done = engine(server, concurrency=1), {}
-    chunks = [(number, [replace(request, may_go_unanswered=True)]) for number, request in enumerate(requests(3))]
-    asked.generate(chunks, lambda index, completions: done.update({completion.id: completion for completion in completions}))
-    assert done["d1/1"] == Completion("d1/1", "", "refused", 0, 0)
-    assert [done[f"d{i}/1"].text for i in (0, 2)] == ['["question 0"]', '["question 2"]']
+    only_the_second_goes_unanswered(server, reply, "refused")
 
 
 def test_a_model_that_is_not_served(server):
