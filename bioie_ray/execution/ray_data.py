@@ -17,11 +17,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import ray.data
 import ray.exceptions
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
 from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.execution.ledger import open_ledger
@@ -34,6 +36,7 @@ _MAX_RESTARTS = 200
 _LOOK_EVERY_S = 2.0
 _LEDGER_TIMEOUT_S = 10.0
 _TELL_AFTER_S = 30.0
+_STOP_TIMEOUT_S = 20.0
 
 
 def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings, on_done: OnDone, monitor: Monitor) -> None:
@@ -52,6 +55,7 @@ def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings,
     context.max_errored_blocks = -1  # a lost unit is reported by name below, it does not take the others along
     context.print_on_execution_start = False
     context.wait_for_min_actors_s = -1  # begin with those that are there
+    context.custom_execution_callback_classes = [_Stop]
     context.execution_no_progress_timeout_s = -1  # a unit may take hours (a training); whether anybody is at work is watched below
     num_actors = pool_size(spec, cluster, len(units))
     ledger = open_ledger(cluster)
@@ -66,13 +70,17 @@ def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings,
     unseen = dict.fromkeys(units)
     reason = "its actor died before it could begin, again and again; see the Ray logs"
     watch = _Watch(ledger, monitor.say, cluster.start_timeout_s, lambda: shortage(num_actors, spec, cluster))
+    reader = _Reader(outcomes)
     try:
-        for row in _watched(outcomes, watch):
+        for row in reader.rows(watch):
             unseen.pop(row["unit"], None)
             monitor.meter.saw(row["node"], row["process_mib"], row["pod_mib"], Retries(row["worker_deaths"], row["lost_nodes"]))
             on_done(row["unit"], UnitFailure(row["unit"], row["reason"], row["details"]) if row["reason"] else None)
     except ray.exceptions.RayError as error:
         reason = f"Ray gave up: {str(error).strip().splitlines()[-1]}"
+    except (Exception, KeyboardInterrupt):  # SIGTERM is a SystemExit, and takes no leave
+        reader.stop()
+        raise
     for unit in unseen:
         on_done(unit, UnitFailure(unit, reason, ""))
 
@@ -130,7 +138,6 @@ class _Watch:
         idle_s = time.monotonic() - self._idle_since
         if idle_s >= self._timeout_s:
             shortage = self._shortage()
-            ray.shutdown()  # or the actors that were asked for might still come
             raise ClusterError(
                 f"no worker could be started in {idle_s:.0f} s: {shortage}; check that a group of the cluster has such nodes and that its "
                 "pods can be scheduled (cluster.kube.workers, cluster.gpus_per_worker, cluster.memory_per_worker_gib), or raise "
@@ -141,28 +148,59 @@ class _Watch:
             self._say(f"waiting for workers, for {self._timeout_s:.0f} s at most: {self._shortage()}")
 
 
-def _watched(outcomes: ray.data.Dataset, watch: _Watch) -> Iterator[dict[str, Any]]:
-    """The rows. They are read in another thread, so that signals and the watch have this one."""
-    found: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+class _Stop(ExecutionCallback):
+    """Ends an execution of Ray Data between two of its steps, when nobody reads it any more.
 
-    def read() -> None:
+    Else the actors that it asked for might still come; and when Ray is shut down under its thread, Ray ends the whole process,
+    without a word and with an exit code of its own. It is a class of the module because Ray Data pickles it for the actors.
+    """
+
+    asked: ClassVar[threading.Event] = threading.Event()
+
+    def on_execution_step(self, executor: StreamingExecutor) -> None:
+        if self.asked.is_set():
+            raise _StoppedError
+
+
+class _StoppedError(Exception):
+    """Nobody waits for the outcomes."""
+
+
+class _Reader:
+    """Reads the outcomes in another thread, so that signals and the watch have this one."""
+
+    def __init__(self, outcomes: ray.data.Dataset) -> None:
+        self._outcomes = outcomes
+        self._found: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._read, daemon=True, name="outcomes")
+
+    def _read(self) -> None:
         try:
-            for row in outcomes.iter_rows():
-                found.put(row)
-            found.put(None)
+            for row in self._outcomes.iter_rows():
+                self._found.put(row)
+            self._found.put(None)
         except BaseException as error:  # noqa: BLE001 - handed over, and raised below
-            found.put(error)
+            self._found.put(error)
 
-    threading.Thread(target=read, daemon=True, name="outcomes").start()
-    while True:
-        try:
-            row = found.get(timeout=_LOOK_EVERY_S)
-        except queue.Empty:
-            watch.look()
-            continue
-        if row is None:
-            return
-        if isinstance(row, BaseException):
-            raise row
-        watch.note_outcome()
-        yield row
+    def rows(self, watch: _Watch) -> Iterator[dict[str, Any]]:
+        """The rows as they come; while none does, the watch looks."""
+        _Stop.asked.clear()
+        self._thread.start()
+        while True:
+            try:
+                row = self._found.get(timeout=_LOOK_EVERY_S)
+            except queue.Empty:
+                watch.look()
+                continue
+            if row is None:
+                return
+            if isinstance(row, BaseException):
+                raise row
+            watch.note_outcome()
+            yield row
+
+    def stop(self) -> None:
+        """No further unit is begun. Those in hand end, or die with this process."""
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # or it asks people to report that it was stopped
+        _Stop.asked.set()
+        self._thread.join(_STOP_TIMEOUT_S)

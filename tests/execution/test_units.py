@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +87,36 @@ def test_a_unit_may_take_longer_than_ray_data_waits_by_itself(tmp_path: Path) ->
 
     DataContext.get_current().execution_no_progress_timeout_s = 1.0
     assert run(tmp_path, "ray", seconds=3.0) == dict.fromkeys(UNITS)
+
+
+def outcomes_are_read() -> bool:
+    return any(thread.name == "outcomes" or thread.name.startswith("StreamingExecutor") for thread in threading.enumerate())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_workers_that_cannot_come_are_given_up_and_the_process_lives_on(tmp_path: Path) -> None:
+    """Ray ends a process whose threads still ask it for something once it is shut down."""
+    cluster = ClusterSettings(executor="ray", num_workers=1, memory_per_worker_gib=1e6, start_timeout_s=2)
+    with pytest.raises(ValueError, match=r"no worker could be started in \d+ s: asked for 1 workers of 1 CPUs"):
+        run_units(WorkerSpec(Writer, {"folder": str(tmp_path)}), UNITS, cluster, lambda *_: None)
+    assert not outcomes_are_read()
+    assert run(tmp_path, "ray") == dict.fromkeys(UNITS)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_driver_that_fails_at_an_outcome_leaves_nothing_at_work(tmp_path: Path) -> None:
+    def full(unit: str, failure: UnitFailure | None) -> None:
+        raise OSError(28, "No space left on device")
+
+    cluster = ClusterSettings(executor="ray", num_workers=1)
+    with pytest.raises(OSError, match="No space left"):
+        run_units(WorkerSpec(Writer, {"folder": str(tmp_path), "seconds": 2.0}), UNITS, cluster, full)
+    assert not outcomes_are_read()
+    done = len(list(tmp_path.iterdir()))
+    time.sleep(7)
+    assert len(list(tmp_path.iterdir())) <= done + 1 < len(UNITS), "the unit in hand may end, no other begins"
 
 
 @pytest.mark.ray
