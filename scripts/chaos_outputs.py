@@ -72,14 +72,16 @@ def _steps_gone(output: Path) -> int:
 def _names(folder: Path) -> list[str]:
     try:
         return [name for name in os.listdir(folder) if not name.startswith(".")]  # noqa: PTH208 - asked for every other millisecond
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
 def _checkpoints(output: Path) -> list[Path]:
     """A reranker's checkpoints, and of a stage's, which are folders, what is written last: the list of one rank alone."""
     folder = output / "_checkpoints"
-    return [*folder.glob("step-*.pt"), *folder.glob("step-*/_rank-00000-of-00001-*.json")]
+    names = [name for name in _names(folder) if name.startswith("step-")]  # they come and go meanwhile, which `glob` does not take
+    lists = [folder / name / item for name in names if not name.endswith(".pt") for item in _names(folder / name)]
+    return [folder / name for name in names if name.endswith(".pt")] + [path for path in lists if path.match("_rank-00000-of-00001-*.json")]
 
 
 def _step(checkpoint: Path) -> int:

@@ -29,6 +29,20 @@ pytest=(.venv/bin/python -m pytest --durations=40 --durations-min=5)
 if (($#)); then
   exec "${pytest[@]}" ${marks:+-m "$marks"} "$@"
 fi
-# A process on each core for what needs one core; what starts Ray, or pods, has all cores to itself.
-OMP_NUM_THREADS=1 "${pytest[@]}" -n auto --maxprocesses 8 --dist loadfile -m "not ray and not cluster${marks:+ and $marks}"
-"${pytest[@]}" -m "(ray or cluster)${marks:+ and $marks}" || [[ $? == 5 && -n $marks ]] # 5: none of them is fast
+# Three groups: what needs one core runs a process on each; what waits for pods runs beside it, its output kept until then; what
+# starts Ray has all cores to itself.
+if [[ -z $marks && -n ${KUBECONFIG:-} ]]; then
+  pods_said=$(mktemp)
+  "${pytest[@]}" -m cluster >"$pods_said" 2>&1 &
+  pods=$!
+  trap 'kill $pods 2>/dev/null; rm -f "$pods_said"' EXIT
+fi
+failed=0
+OMP_NUM_THREADS=1 "${pytest[@]}" -n auto --maxprocesses 8 --dist loadfile -m "not ray and not cluster${marks:+ and $marks}" || failed=$?
+if [[ -n ${pods:-} ]]; then
+  echo "on the cluster:"
+  wait "$pods" || failed=$?
+  cat "$pods_said"
+fi
+((failed == 0)) || exit "$failed"
+"${pytest[@]}" -m "ray and not cluster${marks:+ and $marks}" || [[ $? == 5 && -n $marks ]] # 5: none of them is fast

@@ -69,11 +69,11 @@ def job_of(chaos: ModuleType, name: str) -> Any:
     )
 
 
-# Three of each kind and one more, in every job at least once. scripts/chaos.py kills each in each, many times over.
+# Each kind of process, and every job at least once. scripts/chaos.py kills each in each, many times over.
 KILLS = [
     *((name, "driver") for name in ("prepare_corpora", "embed", "select_examples", "generate")),
     *((name, "worker") for name in ("select_examples", "generate", "evaluate")),
-    *((name, "raylet") for name in ("embed", "generate", "dmcr")),
+    *((name, "raylet") for name in ("generate", "dmcr")),
 ]
 
 
@@ -104,11 +104,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(chaos: ModuleType, reference: An
 
 @pytest.mark.slow
 @pytest.mark.ray
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_the_number_of_workers_changes_no_answer(chaos: ModuleType, reference: Any, tmp_path: Path, num_workers: int) -> None:
+def test_two_workers_give_the_answers_of_one_process(chaos: ModuleType, reference: Any, tmp_path: Path) -> None:
+    """One worker does, too: the killed runs above have one."""
     job, store = job_of(chaos, "generate"), tmp_path / "store"
     reference.copy_inputs(job, store)
-    settings = (*reference.settings, f"store={store}", f"cluster.num_workers={num_workers}")
+    settings = (*reference.settings, f"store={store}", "cluster.num_workers=2")
     log = tmp_path / "log"
     assert chaos.Run(job, reference.recipe, settings, log).wait(500) == 0, log.read_text()
     (undisturbed,) = reference.outputs(job)
