@@ -92,6 +92,11 @@ def total_counts(markers: Sequence[Marker]) -> dict[str, int]:
     return dict(sorted(totals.items()))
 
 
+def sum_of(markers: Mapping[str, Marker], count: str) -> int:
+    """One count over all shards; a shard without it has none of what is counted."""
+    return sum(marker.counts.get(count, 0) for marker in markers.values())
+
+
 def now() -> datetime:
     """The present moment in UTC."""
     return datetime.now(UTC)

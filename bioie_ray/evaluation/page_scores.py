@@ -228,8 +228,8 @@ def _chart(results: Sequence[ScoreResult], styles: Mapping[str, str]) -> Lines:
 
 
 def _grid(results: Sequence[ScoreResult], missing: Sequence[MissingRun], recipe: str) -> Grid:
-    there = {(r.task, r.model, r.method, r.num_examples) for r in results}
-    lacking = {(m.task, m.model, m.method, m.num_examples) for m in missing}
+    there = {r.place for r in results}
+    lacking = {m.place for m in missing}
     cells = there | lacking
     columns = sorted({(method != ZERO_SHOT, method, number) for _, _, method, number in cells})
     groups = groupby(columns, key=lambda column: column[1])

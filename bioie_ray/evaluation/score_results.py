@@ -94,6 +94,10 @@ class ReviewCounts:
     invented: int = 0
 
 
+# Task, model, method and number of examples.
+Place = tuple[str, str, str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class ScoreResult:
     """One run: a model asked about a task's documents with examples of one method.
@@ -125,6 +129,11 @@ class ScoreResult:
     review: ReviewCounts | None = None
 
     @property
+    def place(self) -> Place:
+        """Where the run stands in a grid."""
+        return (self.task, self.model, self.method, self.num_examples)
+
+    @property
     def name(self) -> str:
         """The method, with the setting where runs differ in one."""
         return f"{self.method} ({self.setting})" if self.setting else self.method
@@ -154,6 +163,11 @@ class MissingRun:
     method: str
     num_examples: int
     name: str = ""
+
+    @property
+    def place(self) -> Place:
+        """Where the run would stand in a grid."""
+        return (self.task, self.model, self.method, self.num_examples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +213,7 @@ def missing_runs(results: tuple[ScoreResult, ...]) -> tuple[MissingRun, ...]:
 
     Zero-shot has no method, so it is one combination for each task and model.
     """
-    there = {(r.task, r.model, r.method, r.num_examples) for r in results}
+    there = {r.place for r in results}
     counts = sorted({r.num_examples for r in results if r.method != ZERO_SHOT})
     methods = list(dict.fromkeys(r.method for r in results if r.method != ZERO_SHOT))
     columns = [(ZERO_SHOT, 0)] if any(r.method == ZERO_SHOT for r in results) else []

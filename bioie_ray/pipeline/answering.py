@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.record import sum_of
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.generation.adapters import adapter_folder
 from bioie_ray.generation.base import Completion, Engine, PaidEngine, Request, Tokens
@@ -65,8 +66,7 @@ def _asked(output: Output) -> Tokens:
 
 def tokens_of(markers: Mapping[str, Marker]) -> Tokens:
     """Of the finished shards of an output."""
-    prompt, answers = (sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("prompt_tokens", "answer_tokens"))
-    return prompt, answers
+    return sum_of(markers, "prompt_tokens"), sum_of(markers, "answer_tokens")
 
 
 def sample_seed(settings: ModelSettings, seed: int, document_id: str, repeat: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.record import sum_of
 from bioie_ray.config.generation import ModelSettings
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.dmcr.conversion import CONVERSION_VERSION, conversion_messages, conversion_text
@@ -95,7 +96,7 @@ class ConvertStep(ShardStep):
         """Who converted, and what it cost."""
         name = model_name(self.settings.model)
         why = {"too_long": f"are too long for {name}", "refused": f"are refused by the content policy of {name}'s server"}
-        counts = {each: sum(marker.counts[each] for marker in markers.values()) for each in why}
+        counts = {each: sum_of(markers, each) for each in why}
         warnings = [f"{counts[each]} answers {said}, and stay without a conversion by it" for each, said in why.items() if counts[each]]
         return {
             "task": self.recipe.task,

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.record import sum_of
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.dmcr.conversion import read_conversion
 from bioie_ray.dmcr.reading import RULES_VERSION, read_answer
@@ -103,7 +104,7 @@ class DmcrStep(ShardStep):
 
     def finalise(self, markers: Mapping[str, Marker]) -> dict[str, Any]:
         """How many answers wait for a person, and who the evaluators were."""
-        waiting = sum(marker.counts["differ"] for marker in markers.values())
+        waiting = sum_of(markers, "differ")
         extra: dict[str, Any] = {
             "task": self.recipe.task,
             "corpus": self.corpus.output.key,

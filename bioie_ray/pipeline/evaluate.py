@@ -16,6 +16,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.record import sum_of
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import from_table
 from bioie_ray.corpora.tasks import Answer, Task
@@ -101,7 +102,7 @@ class EvaluateStep(ShardStep):
         """Precision, recall and F1 of raw, cleaned and corrected answers, by repeat and over repeats, with intervals."""
         table = pa.concat_tables([self.output.read_shard(unit) for unit in sorted(markers)])
         recipe = self.recipe
-        num_decided, num_stale = (sum(marker.counts.get(name, 0) for marker in markers.values()) for name in ("decided", "stale_decisions"))
+        num_decided, num_stale = sum_of(markers, "decided"), sum_of(markers, "stale_decisions")
         num_since = len({decision.id for decision in DecisionLog(self.dmcr.output).all()} - {decision.id for decision in self.decided})
         since = f"{num_since} decisions were made in {self.dmcr.output.location} since this run began; run it again, it then counts them"
         warning = (

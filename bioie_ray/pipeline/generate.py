@@ -11,6 +11,7 @@ from typing import Any, Final
 import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.record import sum_of
 from bioie_ray.config.generation import GenerateSettings
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.training import STAGE_PREFIX
@@ -103,7 +104,7 @@ class GenerateStep(ShardStep):
             ValueError: a server took none of the queries. What was written is given up then, unless it was paid for.
         """
         settings = self.recipe.generate
-        counts = {name: sum(marker.counts[name] for marker in markers.values()) for name in ("answers", *_WHY)}
+        counts = {name: sum_of(markers, name) for name in ("answers", *_WHY)}
         told = [f"{counts[name]} queries {why}, which counts as no answer" for name, why in _WHY.items() if counts[name]]
         if told and not counts["answers"]:
             advice = " and ".join(_WAYS_OUT[name] for name in _WHY if counts[name])

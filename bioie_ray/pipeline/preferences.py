@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.record import sum_of
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.catalog import fingerprint_source
 from bioie_ray.corpora.document import Document
@@ -127,7 +128,7 @@ class PreferencesStep:
         Raises:
             ValueError: there is no pair, or too much is in quarantine; what was written is given up.
         """
-        totals = {name: sum(marker.counts.get(name, 0) for marker in markers.values()) for name in (*_COUNTS, "quarantined")}
+        totals = {name: sum_of(markers, name) for name in (*_COUNTS, "quarantined")}
         problem = self._problem(totals)
         if problem:
             self.output.discard()

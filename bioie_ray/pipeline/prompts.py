@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.record import sum_of
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.corpora.document import Document
 from bioie_ray.corpora.draws import in_drawn_order
@@ -138,7 +139,7 @@ class PromptsStep(ShardStep):
         Raises:
             ValueError: nobody would be asked anything.
         """
-        num_asked, num_too_long = (sum(marker.counts[name] for marker in markers.values()) for name in ("prompts", "too_long"))
+        num_asked, num_too_long = sum_of(markers, "prompts"), sum_of(markers, "too_long")
         if not num_asked:
             self.output.discard()
             raise ValueError(

@@ -109,7 +109,7 @@ def _counterpart(run: _Run, runs: Sequence[_Run], method: str, num_examples: int
     if mine.method in {method, ZERO_SHOT}:
         return None
     place = (mine.task, mine.model, method, num_examples)
-    others = [other for other in runs if (other.result.task, other.result.model, other.result.method, other.result.num_examples) == place]
+    others = [other for other in runs if other.result.place == place]
     alike = [other for other in others if asked_alike(other.settings, run.settings)]
     if len(alike) > 1:
         alike = [other for other in alike if other.result.setting == mine.setting]

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from bioie_ray.artifacts.output import Marker, Output
+from bioie_ray.artifacts.record import sum_of
 from bioie_ray.config.recipe import Recipe
 from bioie_ray.config.training import DpopSettings, SftSettings, StageName
 from bioie_ray.execution.units import WorkerSpec
@@ -93,7 +94,7 @@ class TokensStep(ShardStep):
         Raises:
             ValueError: nothing is left to train on; what was written is given up.
         """
-        left_out = {name: sum(marker.counts.get(name, 0) for marker in markers.values()) for name in _LEFT_OUT}
+        left_out = {name: sum_of(markers, name) for name in _LEFT_OUT}
         told = ", ".join(f"{name.replace('_', ' ')}: {num}" for name, num in left_out.items() if num)
         if not any(marker.rows for marker in markers.values()):
             self.output.discard()
