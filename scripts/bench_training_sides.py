@@ -75,7 +75,8 @@ def finished(address: StoreAddress, key: str, table: Any) -> Output:
 
 def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
     from bioie_ray.training.answer_head import answers_only
-    from bioie_ray.training.rank import Place, build_trainer
+    from bioie_ray.training.place import Place
+    from bioie_ray.training.rank import build_trainer
 
     stage = stage_of(plan, folder)
     with answers_only():

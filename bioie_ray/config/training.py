@@ -99,6 +99,12 @@ class PreferenceSettings(Settings):
         default=_KINDS,
         description="how much of each kind of error is wanted among the wrong answers, relative to each other",
     )
+    fill_kinds: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="part of its wanted share to which a kind that the model hardly ever gives is filled up by corrupted gold answers; 0: not at all",
+    )
     max_f1: float = Field(default=0.99, gt=0.0, lt=1.0, description="a wrong answer with a higher F1 is too nearly right to be one")
 
     @model_validator(mode="after")
@@ -182,7 +188,11 @@ class TrainSettings(Settings):
     patience: int | None = Field(default=None, ge=1, description="end a stage after so many scores without a better one")
     planned_tokens_per_s: float | None = Field(default=None, gt=0.0, description="for the hours that a dry run prints")
     report_to: tuple[Literal["mlflow", "wandb"], ...] = Field(default=(), description="trackers that get every step's numbers too")
-    max_retries: int = Field(default=3, ge=0, description="how often a training goes on after a lost rank before it is reported")
+    max_retries: int = Field(
+        default=3,
+        ge=0,
+        description="how often a training goes on after a lost rank, without a new checkpoint in between, before it is reported",
+    )
 
     @model_validator(mode="after")
     def _offload_has_zero(self) -> Self:

@@ -29,7 +29,7 @@ from bioie_ray.training.instructions.source_files import Part, find_files, locat
 if TYPE_CHECKING:
     from bioie_ray.training.instructions.overlap import OverlapIndex
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 PREFERENCE_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
@@ -80,7 +80,7 @@ class PreferencesStep:
         if self.candidates is None:
             payload |= {"given": fingerprint_source(self.files), "max_chars": self.recipe.instructions.max_chars}
         else:
-            policy = {"pairs_per_document", "corruptions", "kinds", "max_f1"}
+            policy = {"pairs_per_document", "corruptions", "kinds", "fill_kinds", "max_f1"}
             payload |= {
                 "candidates": self.candidates.output.fingerprint,
                 "policy": settings.model_dump(mode="json", include=policy),
@@ -233,7 +233,7 @@ class PreferencesWorker:
         assert step is not None, "given pairs are not chosen"
         for name in step.tasks:  # the mix is kept by task: each has its own kinds of errors
             task = get_task(name, self._recipe.nlm_gene_types)
-            chooser = Chooser(settings.kinds, settings.corruptions, seed)
+            chooser = Chooser(settings.kinds, settings.corruptions, seed, settings.fill_kinds)
             answers, num_cut_off = self._answers(name)
             documents = {document.id: document for document in self._documents(name) if document.id in answers}
             for id_ in in_drawn_order(list(documents), "preferences", seed):

@@ -80,8 +80,14 @@ class CheckpointStore:
         """Bring the files that a rank needs into a folder: the common ones and its own.
 
         Raises:
-            CheckpointError: a file is not what its list says.
+            CheckpointError: a file is not what its list says, or not there.
         """
+        try:
+            self._get(checkpoint, folder, rank)
+        except (FileNotFoundError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{self.output.store.describe(self._folder(checkpoint.step))} cannot be read: {error}") from None
+
+    def _get(self, checkpoint: Checkpoint, folder: Path, rank: int) -> None:
         listed: dict[str, str] = {}
         for number in range(checkpoint.num_ranks):
             key = _list_of(self._folder(checkpoint.step), checkpoint, number)
@@ -94,16 +100,17 @@ class CheckpointStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.output.store.read_file(f"{self._folder(checkpoint.step)}/{name}", path)
             if _digest(path) != digest:
-                raise CheckpointError(
-                    f"{self.output.store.describe(self._folder(checkpoint.step))}/{name} is not what was put there; delete that folder and run "
-                    "again, an earlier checkpoint or the beginning does"
-                )
+                raise CheckpointError(f"{self.output.store.describe(self._folder(checkpoint.step))}/{name} is not what was put there")
 
     def keep_newest(self, num_kept: int) -> None:
         """Delete all but the newest whole checkpoints and what is newer than they (it may be under way)."""
         kept = {checkpoint.step for checkpoint in self.whole()[-num_kept:]}
         newest = max(kept, default=0)
         self._delete(lambda step: step not in kept and step < newest)
+
+    def discard(self, checkpoint: Checkpoint) -> None:
+        """Delete one that cannot be read, so that it is not taken for the newest while an older one is gone on from."""
+        self._delete(lambda step: step == checkpoint.step)
 
     def drop(self) -> None:
         """Delete all: the training is done. In a folder that takes along what a kill left of a file under way."""
@@ -146,7 +153,8 @@ class Uploader:
         self._num_ranks = num_ranks
         self._launch = launch
         self._num_kept = num_kept
-        self._queue: queue.Queue[tuple[Path, int] | None] = queue.Queue()
+        # A store that is slower than the training holds it up, or the local disk would fill.
+        self._queue: queue.Queue[tuple[Path, int] | None] = queue.Queue(maxsize=1)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)
         self._thread.start()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.reasons import first_line
@@ -11,6 +14,7 @@ from bioie_ray.retrieval.batching import is_out_of_memory
 from bioie_ray.training.stage import Stage, TrainingError
 
 _FAILED = "_failed.txt"
+_ALMOST_NOTHING = 2**20
 
 
 @contextmanager
@@ -42,6 +46,27 @@ def telling_what_merging_needs(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
+def telling_of_a_full_disk(folder: Path) -> Iterator[None]:
+    """Checkpoints and weights are files here before they go to the store.
+
+    Raises:
+        TrainingError: nothing more can be written in ``folder``.
+    """
+    try:
+        yield
+    except (
+        Exception
+    ) as error:  # torch's writer and that of safetensors have errors of their own, which need not say why they could not write
+        is_full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < _ALMOST_NOTHING
+        if isinstance(error, ValueError) or not is_full:  # the family for people has the reason already
+            raise
+        raise TrainingError(
+            f"no space left in {folder.parent}, where checkpoints and weights are written before they go to the store: {first_line(error)}; free some, or set "
+            "TMPDIR to a folder on another disk (of a pod: cluster.kube.workers.GROUP.spill_gib higher), then run again, it goes on from the last checkpoint"
+        ) from None
+
+
+@contextmanager
 def _telling(advice: Callable[[str], str]) -> Iterator[None]:
     try:
         yield
@@ -53,7 +78,7 @@ def _telling(advice: Callable[[str], str]) -> Iterator[None]:
 
 def out_of_memory(stage: Stage, reason: str) -> str:
     """The message for people: why, and what to lower."""
-    return f"out of memory: {reason} {what_to_lower(stage)}; then run again, it goes on from the last checkpoint"
+    return f"out of memory: {reason} {what_to_lower(stage)}"
 
 
 def what_to_lower(stage: Stage) -> str:
@@ -73,7 +98,7 @@ def what_to_lower(stage: Stage) -> str:
     return (
         f"A forward pass has up to {stage.name}.micro_batch_size={settings.micro_batch_size} x "
         f"{stage.name}.max_length={settings.max_length}{' x 2 answers' if pairs == 2 else ''} = {tokens} tokens. Set {set_} "
-        "(bioie run RECIPE --dry-run shows an estimate)"
+        "(bioie run RECIPE --dry-run shows an estimate). That is another training, which begins anew: give the recipe another version"
     )
 
 

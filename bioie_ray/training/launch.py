@@ -7,7 +7,8 @@ import math
 import os
 import tempfile
 from collections.abc import Callable
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, TypeVar
 
 from bioie_ray.config.cluster import ClusterSettings, actor_cpus
 from bioie_ray.training.stage import Stage, TrainingError, accumulation
@@ -18,6 +19,7 @@ _START_TRY_S = 60
 # slow CPU takes: a GPU takes a twentieth.
 _PATIENCE_S = 1_800
 _TOKEN_S = 2.0
+T = TypeVar("T")
 # What ranks must have set before torch and DeepSpeed are imported.
 _RANK_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "WANDB_SILENT": "true"}
 
@@ -28,6 +30,7 @@ def launch(stage: Stage, cluster: ClusterSettings, say: Callable[[str], None]) -
     Raises:
         TrainingError: it cannot be done; the message says why and what to change.
     """
+    _check_trackers(stage)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells at import what it cannot do on a CPU
     if cluster.executor == "inline":
         if cluster.ranks > 1:
@@ -57,6 +60,7 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     from bioie_ray.execution.ray_cluster import connect
+    from bioie_ray.training.checkpoints import CheckpointStore
     from bioie_ray.training.failures import failure, forget_failure
     from bioie_ray.training.lost_ranks import MemoryWatch, too_often
     from bioie_ray.training.rank import train_under_ray
@@ -73,8 +77,10 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
         resources["GPU"] = cluster.gpus_per_worker
     if cluster.memory_per_worker_gib:
         resources["memory"] = cluster.memory_per_worker_gib * 2**30
-    with tempfile.TemporaryDirectory(prefix="bioie-ray-train-") as scratch:
+
+    def fit() -> Any:
         # Ray Train's own storage is not used: checkpoints go to the recipe's store, whole or not at all (see `checkpoints`).
+        scratch = tempfile.mkdtemp(dir=scratches)
         trainer = TorchTrainer(
             train_under_ray,  # type: ignore[arg-type] # what it returns is the result's `return_value`
             train_loop_config={"stage": stage},
@@ -94,11 +100,47 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
         )
         say(f"starting {cluster.ranks} {'rank' if cluster.ranks == 1 else 'ranks'}")
         try:
-            result: Any = trainer.fit()
+            return trainer.fit()
         except TrainingFailedError as error:
-            raise TrainingError(failure(stage.output) or too_often(stage, error)) from error
+            told = failure(stage.output)
+            raise (TrainingError(told) if told else LostRanksError(too_often(stage, error))) from error
+
+    def newest_step() -> int:
+        return max((checkpoint.step for checkpoint in CheckpointStore(stage.output).whole()), default=0)
+
+    with tempfile.TemporaryDirectory(prefix="bioie-ray-train-") as scratches:
+        result = while_it_gets_on(fit, newest_step, stage.train.max_retries, say)
     if result.return_value:
         raise TrainingError(str(result.return_value))
+
+
+class LostRanksError(TrainingError):
+    """Ranks were lost as often in a row as is allowed."""
+
+
+def while_it_gets_on(fit: Callable[[], T], newest_step: Callable[[], int], max_retries: int, say: Callable[[str], None]) -> T:
+    """Fit again when ranks were lost too often although a checkpoint came meanwhile.
+
+    Ray Train counts over the whole of a training, so that a long one on spot nodes would end some day, however far apart its losses are.
+
+    Args:
+        fit: trains to the end, or raises ``LostRanksError``.
+        newest_step: of the newest whole checkpoint, or 0.
+        max_retries: as ``train.max_retries``, which ``fit`` counts; with 0 there is no second time here either.
+        say: tells people.
+
+    Raises:
+        LostRanksError: no checkpoint came between these losses.
+    """
+    while True:
+        before = newest_step()
+        try:
+            return fit()
+        except LostRanksError as error:
+            step = newest_step()
+            if not max_retries or step <= before:
+                raise
+            say(f"it came from step {before} to step {step} meanwhile, so it is started again: {error}")
 
 
 def patience_s(stage: Stage) -> int:
@@ -107,6 +149,20 @@ def patience_s(stage: Stage) -> int:
     if plan is None:
         return _PATIENCE_S
     return _PATIENCE_S + math.ceil(plan.num_batches * plan.max_new_tokens * _TOKEN_S)
+
+
+def _check_trackers(stage: Stage) -> None:
+    """Before a model is loaded for it.
+
+    Raises:
+        TrainingError: the package of a tracker is not here.
+    """
+    for name in stage.train.report_to:
+        if find_spec(name) is None:
+            raise TrainingError(
+                f"train.report_to has {name}, and there is no package {name} here: pip install 'bioie-ray[track]', or take it out; "
+                "metrics.jsonl and TensorBoard's files are written all the same"
+            )
 
 
 def _check_ranks(stage: Stage, cluster: ClusterSettings) -> None:

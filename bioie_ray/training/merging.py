@@ -85,5 +85,7 @@ def model_card(about: dict[str, Any]) -> str:
         f"---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [biomedical, information-extraction, {about['stage']}]\n---\n\n"
         f"# {about['name']}\n\nMade by bioie_ray, stage `{about['stage']}`, from `{about['base_model']}`. "
         f"{steps} steps over {about['records']} records{f' of {there}' if there != about['records'] else ''}.\n\n"
+        "The whole recipe, with the data it names, its versions and times, is in `record.json` above this folder; scores of this model are outputs of their own "
+        "(`bioie report STORE`).\n\n"
         f"```json\n{json.dumps(about, indent=1, sort_keys=True)}\n```\n"
     )

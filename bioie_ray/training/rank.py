@@ -9,9 +9,8 @@ import secrets
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,34 +27,22 @@ from bioie_ray.execution.linear_layers import by_onednn
 from bioie_ray.training.answer_head import answers_only
 from bioie_ray.training.batches import PairCollator, SftCollator
 from bioie_ray.training.checkpoints import CheckpointStore, Uploader
-from bioie_ray.training.failures import failure, telling_what_merging_needs, telling_what_to_lower, write_failure
+from bioie_ray.training.failures import failure, telling_of_a_full_disk, telling_what_merging_needs, telling_what_to_lower, write_failure
 from bioie_ray.training.flops import flops_per_token, texts_of
 from bioie_ray.training.loading import adapter_config, load_base, without_dropout
 from bioie_ray.training.order import stream
 from bioie_ray.training.packing_probe import PackingProbe
+from bioie_ray.training.place import Place, agreed, agreement
 from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCallback, ScoreCallback, TokensCallback, had_ended, to_jsonl
 from bioie_ray.training.results import Best, Done, finish
+from bioie_ray.training.resuming import restore
 from bioie_ray.training.scoring import score
 from bioie_ray.training.stage import Stage, TrainingError, ids_of, token_rows
-from bioie_ray.training.starts import Starts, starts
 from bioie_ray.training.tokens import load_chat_tokenizer
 from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which rank this is."""
-
-    rank: int
-    num_ranks: int
-
-    @classmethod
-    def here(cls) -> Place:
-        """From torch's process group, where there is one."""
-        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls(0, 1)
 
 
 def train(stage: Stage) -> None:
@@ -72,20 +59,21 @@ def train(stage: Stage) -> None:
         raise TrainingError(f"{stage.tokens.location} holds nothing to train on; see its record for what was left out, and why")
     with _the_same_each_time(stage.train.threads), tempfile.TemporaryDirectory(prefix="bioie-training-") as scratch, answers_only():
         folder, best = Path(scratch), Best(stage.output)
-        done = _trained(stage, table, folder, place, best, on_gpu=on_gpu)
-        gc.collect()  # a trainer and its callbacks hold each other, and with them model and optimizer
-        if place.rank == 0:
-            stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(done.history))
-            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call] # or rank 0 would load the merged model in parts, with ranks that do not come
-            with telling_what_merging_needs(stage):
-                finish(stage, table, folder / "last", best, done)
+        with telling_of_a_full_disk(folder):
+            done = _trained(stage, table, folder, place, best, on_gpu=on_gpu)
+            gc.collect()  # a trainer and its callbacks hold each other, and with them model and optimizer
+            if place.rank == 0:
+                stage.output.store.write(f"{stage.output.key}/{METRICS}", to_jsonl(done.history))
+                unset_hf_deepspeed_config()  # type: ignore[no-untyped-call] # or rank 0 would load the merged model in parts, with ranks that do not come
+                with telling_what_merging_needs(stage):
+                    finish(stage, table, folder / "last", best, done)
 
 
 def _trained(stage: Stage, table: pa.Table, folder: Path, place: Place, best: Best, *, on_gpu: bool) -> Done:
     """Train to the end, with the weights as ``last`` in ``folder``; what is returned holds no model."""
     checkpoints = CheckpointStore(stage.output)
-    launch = _agreed(secrets.token_hex(4), place)
-    resume, begun = _restore(checkpoints, folder / "resume", place, stage)
+    launch = agreed(secrets.token_hex(4), place)
+    resume, begun = restore(checkpoints, folder / "resume", place, stage)
     with telling_what_to_lower(stage):
         trainer = build_trainer(stage, table, folder, place, resume, on_gpu=on_gpu)
     uploader = Uploader(checkpoints, place.rank, place.num_ranks, launch, stage.train.keep_checkpoints)
@@ -94,8 +82,11 @@ def _trained(stage: Stage, table: pa.Table, folder: Path, place: Place, best: Be
     try:
         with telling_what_to_lower(stage):
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
-    finally:
-        uploader.close()
+    except BaseException:
+        with suppress(Exception):  # why the training ended says more
+            uploader.close()
+        raise
+    uploader.close()
     trainer.save_model(str(folder / "last"))  # with ZeRO 3 every rank has a part of it
     history = [entry for entry in trainer.state.log_history if "train_runtime" not in entry]
     trainer.accelerator.free_memory()
@@ -117,37 +108,6 @@ def _the_same_each_time(threads: int) -> Iterator[None]:
     finally:
         torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
         transformers_logging.set_verbosity(verbosity)
-
-
-def _restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> tuple[Path | None, Starts]:
-    """The newest whole checkpoint as a folder here, and the starts up to this one. One of other ranks is taken too where that can be done, and that is said."""
-    newest = _agreed(next(reversed(checkpoints.whole()), None), place)
-    if newest is None:
-        return None, starts(place.num_ranks)
-    if newest.num_ranks != place.num_ranks:
-        if stage.train.zero_stage:
-            raise TrainingError(
-                f"the last checkpoint (step {newest.step}) is of {newest.num_ranks} ranks, and DeepSpeed's shards of the optimizer fit no other number; "
-                f"set cluster.ranks={newest.num_ranks}, or train.zero_stage=0, or delete {stage.output.location}/_checkpoints to begin anew"
-            )
-        if place.rank == 0:
-            told = (
-                f"going on from step {newest.step}, made by {newest.num_ranks} ranks, with {place.num_ranks}: not the same to the last bit"
-            )
-            stage.output.note(told)
-            _LOG.warning("%s: %s", stage.output.key, told)
-    checkpoints.get(newest, folder, place.rank)
-    return folder, starts(place.num_ranks, folder, newest.step, newest.num_ranks)
-
-
-def _agreed(mine: T, place: Place) -> T:
-    """Rank 0's, for all: a checkpoint that becomes whole between two looks must not part the ranks."""
-    if place.num_ranks == 1:
-        return mine
-    chosen: list[Any] = [mine]
-    dist.broadcast_object_list(chosen, src=0)
-    found: T = chosen[0]
-    return found
 
 
 def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, resume: Path | None = None, *, on_gpu: bool) -> Any:
@@ -220,22 +180,7 @@ def _observe(trainer: Any, stage: Stage, table: pa.Table, place: Place, best: Be
         trainer.save_model(str(folder / "best"))
         best.put(folder / "best", step, f1)
 
-    trainer.add_callback(
-        ScoreCallback(stage.train.score_every_steps, stage.train.patience, ask, keep_best, _agreement(place), best.score())
-    )
-
-
-def _agreement(place: Place) -> Callable[[bool], bool]:
-    """Whether any rank says so, which all learn together."""
-
-    def agree(mine: bool) -> bool:  # noqa: FBT001
-        if place.num_ranks == 1:
-            return mine
-        said = torch.tensor([int(mine)], device="cuda" if torch.cuda.is_available() else "cpu")
-        dist.all_reduce(said, op=dist.ReduceOp.MAX)
-        return bool(said.item())
-
-    return agree
+    trainer.add_callback(ScoreCallback(stage.train.score_every_steps, stage.train.patience, ask, keep_best, agreement(place), best.score()))
 
 
 def train_under_ray(config: dict[Any, Any]) -> str | None:

@@ -154,20 +154,6 @@ def test_a_poisoned_document_fails_its_own_row(tmp_path: Path, embedder: str) ->
     assert all(len(chosen) == 10 and POISONED not in chosen for chosen in selection.values())
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB, in memory."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("a small file system can only be mounted by root")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def fill(disk: Path, free_bytes: int) -> Path:
     """A file that leaves only so much space."""
     ballast = disk / "ballast"

@@ -93,6 +93,8 @@ def test_without_a_threshold_only_exact_duplicates_go() -> None:
         ("en-zh", ("en",), False),
         ("en-zh", ("zh", "en"), True),
         ("zh-CN", ("zh",), True),
+        ("EN-ZH", ("en",), False),
+        ("EN", ("en",), True),
         ("xx", (), True),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from bioie_ray.artifacts.output import Output
 from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.config.training import LoraSettings
 from bioie_ray.training.checkpoints import CheckpointStore
-from bioie_ray.training.launch import launch, patience_s
+from bioie_ray.training.launch import LostRanksError, launch, patience_s, while_it_gets_on
 from bioie_ray.training.rank import train
 from bioie_ray.training.scoring import Question, ScoringPlan
 from bioie_ray.training.stage import Stage, TrainingError
@@ -213,9 +214,21 @@ def test_two_ranks_share_an_optimizer_by_zero_2(own_ray: None, llama: Path, tmp_
     shared = sft_stage(tmp_path / "shared", llama, settings, TRAIN.model_copy(update={"zero_stage": 2, "keep_checkpoints": 100}))
     launched(shared, ranks=2)
     assert losses(shared.output) == nearly(losses(alone.output))
-    folder = shared.output.address.folder / shared.output.key / "_checkpoints/step-00000002"
-    shards = [path.name for path in folder.rglob("*zero_pp_rank_*optim_states.pt")]
+    checkpoints = shared.output.address.folder / shared.output.key / "_checkpoints"
+    shards = [path.name for path in (checkpoints / "step-00000002").rglob("*zero_pp_rank_*optim_states.pt")]
     assert len({name.partition("zero_pp_rank_")[2][0] for name in shards}) == 2  # each rank its own
+
+    # Killed after step 2, it goes on from there to the same bytes.
+    killed = sft_stage(tmp_path / "killed", llama, settings, shared.train)
+    target = killed.output.address.folder / killed.output.key / "_checkpoints"
+    for path in checkpoints.iterdir():
+        if int(path.name.removeprefix("step-")) <= 2:
+            shutil.copytree(path, target / path.name)
+    was = list_times(killed.output)
+    assert list(was) == ["step-00000002"]
+    launched(killed, ranks=2)
+    assert list_times(killed.output)["step-00000002"] == was["step-00000002"]
+    assert bytes_of(killed.output) == bytes_of(shared.output)
 
 
 @pytest.mark.ray
@@ -229,6 +242,43 @@ def test_two_ranks_share_a_model_by_zero_3(own_ray: None, llama: Path, tmp_path:
     launched(shared, ranks=2)
     assert losses(shared.output) == nearly(losses(alone.output))
     assert bytes_of(shared.output).keys() == bytes_of(alone.output).keys()
+
+
+def lost_at(steps: list[int], max_retries: int) -> tuple[list[str], bool]:
+    """What is said of a training that is at each of these steps when its ranks are lost too often, and whether it came to its end."""
+    newest, said = iter([0, *steps]), list[str]()
+    at = [next(newest)]
+
+    def fit() -> bool:
+        step = next(newest, None)
+        if step is None:
+            return True
+        at[0] = step
+        raise LostRanksError(f"lost at {step}")
+
+    try:
+        return said, while_it_gets_on(fit, lambda: at[0], max_retries, said.append)
+    except LostRanksError:
+        return said, False
+
+
+def test_losses_are_counted_anew_when_a_checkpoint_came_meanwhile() -> None:
+    """A training of weeks on spot nodes loses more of them than `max_retries`."""
+    said, is_done = lost_at([20, 40, 400], max_retries=3)
+    assert is_done
+    assert said[1] == "it came from step 20 to step 40 meanwhile, so it is started again: lost at 40"
+    assert lost_at([20, 20, 400], max_retries=3) == (said[:1], False)
+    assert lost_at([0], max_retries=3) == ([], False)
+    assert lost_at([20, 40], max_retries=0) == ([], False)
+
+
+def test_a_tracker_that_is_not_installed_is_said_before_a_model_is_loaded(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bioie_ray.training.launch.find_spec", lambda name: None if name == "mlflow" else object())
+    stage = sft_stage(tmp_path, llama, train=TRAIN.model_copy(update={"report_to": ("wandb", "mlflow")}))
+    with pytest.raises(TrainingError, match=r"report_to has mlflow, and there is no package mlflow here: pip install 'bioie-ray\[track\]'"):
+        launched(stage, executor="inline")
 
 
 def test_ranks_that_could_not_share_a_batch_are_refused_before_any_is_lost(llama: Path, tmp_path: Path) -> None:

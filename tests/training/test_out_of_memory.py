@@ -17,7 +17,7 @@ from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
 from bioie_ray.config.training import DpopSettings, TrainSettings
 from bioie_ray.retrieval.models import ModelSource
-from bioie_ray.training.failures import failure, telling_what_merging_needs, telling_what_to_lower, what_to_lower
+from bioie_ray.training.failures import failure, telling_of_a_full_disk, telling_what_merging_needs, telling_what_to_lower, what_to_lower
 from bioie_ray.training.lost_ranks import MemoryWatch, for_memory, too_often
 from bioie_ray.training.rank import train_under_ray
 from bioie_ray.training.stage import TrainingError
@@ -49,7 +49,7 @@ def test_what_is_set_already_is_not_advised() -> None:
     settings = DpopSettings(method="qlora", max_length=256)
     train = TrainSettings(gradient_checkpointing=True, score_every_steps=5)
     told = what_to_lower(SimpleNamespace(**{**vars(STAGE), "settings": settings, "train": train}))
-    assert told.endswith("= 512 tokens. Set dpop.max_length lower (bioie run RECIPE --dry-run shows an estimate)")
+    assert "= 512 tokens. Set dpop.max_length lower (bioie run RECIPE --dry-run shows an estimate). That is another training" in told
 
 
 def test_merging_needs_the_memory_of_the_machine_whatever_a_batch_has() -> None:
@@ -76,6 +76,20 @@ def test_a_gpus_batch_has_nothing_to_do_with_its_nodes_memory() -> None:
     assert "(4.74GB used / 23.54GB limit)" in told
     assert "cluster.kube.workers.GROUP.memory_gib" in told
     assert "micro_batch_size" not in told
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("file write failed")], ids=["the system's", "torch's"]
+)
+def test_a_full_disk_is_said_whoever_found_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    with pytest.raises(type(error)), telling_of_a_full_disk(tmp_path):
+        raise RuntimeError("shapes differ") if isinstance(error, RuntimeError) else OSError(2, "No such file")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=512))
+    said = f"^no space left in {tmp_path.parent}, where .*TMPDIR.*it goes on from the last checkpoint$"
+    with pytest.raises(TrainingError, match=said), telling_of_a_full_disk(tmp_path):
+        raise error
+    with pytest.raises(TrainingError, match=r"^the loss is nan"), telling_of_a_full_disk(tmp_path):
+        raise TrainingError("the loss is nan")
 
 
 def test_any_other_error_stays_itself() -> None:

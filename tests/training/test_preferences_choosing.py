@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 from hypothesis import given
@@ -42,6 +42,29 @@ def test_corruptions_make_good_what_the_model_does_not_give() -> None:
     chooser = Chooser({"missed": 1.0, "invented": 1.0}, 1.0, 0)
     made = [chooser.choose(f"d{n}", [wrong("missed")] if n % 2 == 0 else [], any_kind, 1) for n in range(40)]
     assert Counter((one.made_by, one.wrong.kind) for (one,) in made) == {("corruption", "invented"): 20, ("model", "missed"): 20}
+
+
+def test_a_kind_that_the_model_never_gives_is_filled_up_to_a_part_of_its_share() -> None:
+    chooser = Chooser(ALL, 1.0, 0, 0.5)
+    made = [one for n in range(425) for one in chooser.choose(f"d{n}", [wrong("missed")], any_kind, 1)]
+    assert chooser.kinds == {"missed": 265, "invented": 50, "boundary": 49, "direction": 49, "malformed": 12}
+    assert {one.wrong.kind for one in made if one.made_by == "model"} == {"missed"}
+    assert [one.made_by for one in made[:8]] == ["model"] * 8, "a few pairs are no reason"
+
+
+def test_what_the_model_gives_itself_is_not_filled_up() -> None:
+    chooser = Chooser({"missed": 1.0, "invented": 1.0}, 1.0, 0, 1.0)
+    made = [one for n in range(40) for one in chooser.choose(f"d{n}", [wrong("missed"), wrong("invented")], any_kind, 1)]
+    assert chooser.kinds == {"missed": 20, "invented": 20}
+    assert {one.made_by for one in made} == {"model"}
+
+
+@pytest.mark.parametrize(("corruptions", "corrupt"), [(0.0, any_kind), (1.0, none)], ids=["not allowed", "none can be made"])
+def test_what_cannot_be_filled_up_stays_the_models(corruptions: float, corrupt: Callable[[ErrorKind], Wrong | None]) -> None:
+    chooser = Chooser(ALL, corruptions, 0, 1.0)
+    made = [one for n in range(40) for one in chooser.choose(f"d{n}", [wrong("missed", text="a"), wrong("missed", text="b")], corrupt, 3)]
+    assert chooser.kinds == {"missed": 80}
+    assert {one.made_by for one in made} == {"model"}
 
 
 def test_what_cannot_be_made_of_a_document_is_left_to_the_next_kind() -> None:

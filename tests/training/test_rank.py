@@ -24,7 +24,8 @@ from bioie_ray.config.training import LoraSettings
 from bioie_ray.training import rank
 from bioie_ray.training.checkpoints import CheckpointStore
 from bioie_ray.training.order import stream
-from bioie_ray.training.rank import Place, build_trainer, train
+from bioie_ray.training.place import Place
+from bioie_ray.training.rank import build_trainer, train
 from bioie_ray.training.results import finish
 from bioie_ray.training.stage import TrainingError, token_rows
 from bioie_ray.training.tokens import load_chat_tokenizer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +13,9 @@ from stages import TRAIN, bytes_of, dpop_settings, dpop_stage, exit_code_when_ki
 from tiny_models import save_llama
 
 from bioie_ray.artifacts.output import Output
-from bioie_ray.training.checkpoints import CheckpointError, CheckpointStore
+from bioie_ray.training.checkpoints import CheckpointStore
 from bioie_ray.training.rank import train
-from bioie_ray.training.stage import Stage
+from bioie_ray.training.stage import Stage, TrainingError
 
 pytestmark = pytest.mark.slow  # whoever is the first to be killed waits for imports
 
@@ -116,14 +118,62 @@ def test_a_torn_newest_checkpoint_is_not_loaded(killed: Stage, llama: Path, tmp_
     assert bytes_of(killed.output) == bytes_of(whole.output)
 
 
-def test_a_damaged_checkpoint_is_an_error_and_not_a_model(killed: Stage) -> None:
-    weights = newest(killed) / "adapter_model.safetensors"
+def damage(folder: Path) -> None:
+    weights = folder / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
-    with pytest.raises(CheckpointError, match=r"step-00000004/adapter_model\.safetensors is not what was put there; delete that folder"):
+
+
+@pytest.mark.parametrize("how", ["damaged", "gone"])
+def test_a_checkpoint_that_cannot_be_read_costs_steps_and_no_bytes(
+    killed: Stage, llama: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """And it goes: among the newest it would take the place of those that can be read."""
+    damage(newest(killed)) if how == "damaged" else (newest(killed) / "optimizer.pt").unlink()
+    older = newest(killed).with_name("step-00000002")
+    was = written_at(killed.output)
+    train(killed)
+    assert "step 4 is given up for an earlier one" in caplog.text
+    assert ("adapter_model.safetensors is not what was put there" if how == "damaged" else "optimizer.pt") in caplog.text
+    now = written_at(killed.output)
+    assert older.is_dir()
+    assert {name: now[name] for name in was if name.startswith(older.name)} == {
+        name: at for name, at in was.items() if name.startswith(older.name)
+    }
+    assert all(now[name] != at for name, at in was.items() if name.startswith(newest(killed).name) and name in now)
+    whole = sft_stage(tmp_path / "whole", llama, sft_settings(packing=False, epochs=4), KEEPING, num=12)
+    train(whole)
+    assert bytes_of(killed.output) == bytes_of(whole.output)
+
+
+def test_a_full_disk_for_checkpoints_is_said_and_costs_nothing(
+    llama: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the store's disk, but the one where they are written first."""
+    settings = sft_settings(packing=False, epochs=4, method="full")
+    whole, stage = (sft_stage(tmp_path / name, llama, settings, KEEPING, num=12) for name in ("whole", "full"))
+    train(whole)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 100 * 1024))
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(small_disk))
+        with pytest.raises(TrainingError, match=r"^no space left in .*/disk, where checkpoints"):
+            train(stage)
+    assert not stage.output.markers()
+    assert CheckpointStore(stage.output).whole() == []
+    train(stage)
+    assert bytes_of(stage.output) == bytes_of(whole.output)
+
+
+def test_where_no_checkpoint_can_be_read_a_person_decides(killed: Stage) -> None:
+    folders = [newest(killed).with_name(f"step-{step:08d}") for step in steps_of(killed.output)]
+    for folder in folders:
+        damage(folder)
+    with pytest.raises(
+        TrainingError, match=r"is not what was put there, and no earlier checkpoint can be read; delete .*/_checkpoints and"
+    ):
         train(killed)
     assert not killed.output.markers()
-    for path in newest(killed).iterdir():  # as the message says
-        path.unlink()
+    shutil.rmtree(newest(killed).parent)  # as the message says
     train(killed)
     assert killed.output.markers()
 

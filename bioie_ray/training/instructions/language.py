@@ -24,8 +24,8 @@ def language_of(conversation: Conversation) -> str:
 def is_wanted(language: str, languages: Collection[str]) -> bool:
     """Whether a model of these languages (none: all) can learn from it: a translation needs both of its own.
 
-    A region (``zh-CN``, ``en_US``) does not matter.
+    A region (``zh-CN``, ``en_US``: capitals after small letters) does not matter.
     """
-    parts = re.split(r"[^A-Za-z]+", language)
-    own = {part.lower() for number, part in enumerate(parts) if part and (number == 0 or not part.isupper())}
+    first, *others = [part for part in re.split(r"[^A-Za-z]+", language) if part] or [""]
+    own = {first.lower(), *(part.lower() for part in others if first.isupper() or not part.isupper())}
     return not languages or own <= {wanted.lower() for wanted in languages}
