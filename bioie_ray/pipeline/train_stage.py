@@ -138,7 +138,9 @@ def estimates(recipe: Recipe, job: JobName, steps: Sequence[TrainStage]) -> list
         check_modules(name, recipe.train.base_model, shape, settings)
         ranks = recipe.cluster.ranks
         found = estimate(shape, settings, recipe.train, ranks, rows, tokens)
-        lines += describe(name, found, settings, ranks, recipe.train.planned_tokens_per_s, _most_rows(recipe) if name != "dpop" else None)
+        lines += describe(
+            name, found, settings, ranks, recipe.train.planned_tokens_per_s, _most_pairs(recipe) if name == "dpop" else _most_rows(recipe)
+        )
     return lines
 
 
@@ -146,6 +148,14 @@ def _most_rows(recipe: Recipe) -> int | None:
     """How many records the sources can give at most, where each says so."""
     bounds = [source.max_records and math.ceil(source.max_records * source.weight) for source in recipe.instructions.sources]
     return sum(bound for bound in bounds if bound) if all(bounds) else None
+
+
+def _most_pairs(recipe: Recipe) -> int | None:
+    """How many pairs there can be at most, where they are made of a limited number of documents."""
+    settings = recipe.preferences
+    if settings.path is not None or settings.max_documents is None:
+        return None
+    return settings.max_documents * max(1, len(settings.tasks)) * settings.pairs_per_document
 
 
 class TrainStageWorker:

@@ -214,7 +214,8 @@ def _matrices(shape: Shape, settings: SftSettings | DpopSettings, train: TrainSe
 def describe(
     stage: StageName, found: Estimate, settings: SftSettings | DpopSettings, num_ranks: int, at: float | None, at_most: int | None
 ) -> list[str]:
-    """Lines for people; ``at_most`` rows are known where the sources say how many records are taken."""
+    """Lines for people; ``at_most`` rows are known where the sources say how many records are taken, or of how many documents pairs are made."""
+    are_pairs = isinstance(settings, DpopSettings)
     parts = ", ".join(f"{name} {size:.1f}" for name, size in found.memory_gib.items())
     lines = [
         f"{stage}: {found.num_trained:,} of {found.num_parameters:,} parameters trained ({found.num_trained / found.num_parameters:.2%}), {settings.method}",
@@ -222,7 +223,7 @@ def describe(
     ]
     if found.steps is None:
         told = (
-            f"at most {num_steps(settings, at_most):,}, fewer once packed"
+            f"at most {num_steps(settings, at_most):,}, fewer {'where documents give no pair' if are_pairs else 'once packed'}"
             if at_most
             else f"1,000 sequences are {num_steps(settings, 1_000):,}"
         )
@@ -236,9 +237,9 @@ def describe(
     if found.hours is not None:
         lines.append(f"  time: about {found.hours:.1f} h at {at:,.0f} tokens/s (train.planned_tokens_per_s)")
     elif at and at_most:
-        tokens = num_steps(settings, at_most) * settings.batch_size * settings.max_length
+        tokens = num_steps(settings, at_most) * settings.batch_size * settings.max_length * (2 if are_pairs else 1)
         lines.append(
-            f"  time: at most {tokens / at / 3600:,.0f} h at {at:,.0f} tokens/s (train.planned_tokens_per_s), were every sequence full"
+            f"  time: at most {tokens / at / 3600:,.0f} h at {at:,.0f} tokens/s (train.planned_tokens_per_s), were every {'answer' if are_pairs else 'sequence'} as long as may be"
         )
     return lines
 

@@ -238,7 +238,7 @@ def test_bounds_where_the_sources_say_how_many_records_there_are_at_most() -> No
     assert (found.steps, found.hours) == (None, None)
     lines = describe("preft", found, sft_settings(), 1, 10, 1_000)
     assert "at most 500, fewer once packed" in lines[2]
-    assert lines[-1] == "  time: at most 7 h at 10 tokens/s (train.planned_tokens_per_s), were every sequence full"
+    assert lines[-1] == "  time: at most 7 h at 10 tokens/s (train.planned_tokens_per_s), were every sequence as long as may be"
     assert not any("time:" in line for line in describe("preft", found, sft_settings(), 1, None, 1_000))
 
 
@@ -249,3 +249,11 @@ def test_merging_needs_the_model_in_float32_beside_the_device() -> None:
     )
     full = dpop_settings(method="full")
     assert not any("merging" in line for line in describe("dpop", estimate(SHAPE, full, TRAIN, 1), full, 1, None, None))
+
+
+def test_pairs_are_bounded_by_the_documents_that_are_asked_about() -> None:
+    """1,000 pairs twice are 500 steps of four pairs, of two times 128 tokens each at most."""
+    settings = dpop_settings(batch_size=4, max_length=128, epochs=2)
+    lines = describe("dpop", estimate(SHAPE, settings, TRAIN, 1), settings, 1, 10, 1_000)
+    assert "at most 500, fewer where documents give no pair" in lines[2]
+    assert lines[-1] == "  time: at most 14 h at 10 tokens/s (train.planned_tokens_per_s), were every answer as long as may be"
