@@ -80,7 +80,9 @@ def ours(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     stage = stage_of(plan, folder)
     with answers_only():
-        trainer = build_trainer(stage, token_rows(stage.tokens, stage.reference), folder, Place(0, 1), on_gpu=torch.cuda.is_available())
+        trainer = build_trainer(
+            stage, token_rows(stage.tokens, folder, stage.reference), folder, Place(0, 1), on_gpu=torch.cuda.is_available()
+        )
         return timed(trainer, trainer.train)
 
 

@@ -37,7 +37,7 @@ from bioie_ray.training.progress import METRICS, CheckpointCallback, MetricsCall
 from bioie_ray.training.results import Best, Done, finish
 from bioie_ray.training.resuming import restore
 from bioie_ray.training.scoring import score
-from bioie_ray.training.stage import Stage, TrainingError, ids_of, token_rows
+from bioie_ray.training.stage import Stage, ids_of, token_rows
 from bioie_ray.training.tokens import load_chat_tokenizer
 from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
 
@@ -54,12 +54,10 @@ def train(stage: Stage) -> None:
     """
     place = Place.here()
     on_gpu = torch.cuda.is_available()
-    table = token_rows(stage.tokens, stage.reference)
-    if not table.num_rows:
-        raise TrainingError(f"{stage.tokens.location} holds nothing to train on; see its record for what was left out, and why")
     with _the_same_each_time(stage.train.threads), tempfile.TemporaryDirectory(prefix="bioie-training-") as scratch, answers_only():
         folder, best = Path(scratch), Best(stage.output)
         with telling_of_a_full_disk(folder):
+            table = token_rows(stage.tokens, folder, stage.reference)
             done = _trained(stage, table, folder, place, best, on_gpu=on_gpu)
             gc.collect()  # a trainer and its callbacks hold each other, and with them model and optimizer
             if place.rank == 0:

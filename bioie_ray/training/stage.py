@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -12,6 +13,8 @@ from bioie_ray.artifacts.output import Output
 from bioie_ray.config.training import DpopSettings, SftSettings, StageName, TrainSettings
 from bioie_ray.retrieval.models import ModelSource
 from bioie_ray.training.scoring import ScoringPlan
+
+_ROWS = "rows.arrow"
 
 
 class TrainingError(ValueError):
@@ -55,19 +58,36 @@ def num_steps(settings: SftSettings | DpopSettings, num_rows: int) -> int:
     return steps if settings.max_steps is None else min(steps, settings.max_steps)
 
 
-def token_rows(tokens: Output, reference: Output | None = None) -> pa.Table:
-    """All token rows in their order, with their place as ``row``, and the reference's log-probabilities beside them."""
-    shards = tokens.shards()
-    table = pa.concat_tables([tokens.read_shard(shard) for shard in shards]).combine_chunks()
-    if reference is not None:
-        numbers = pa.concat_tables([reference.read_shard(shard) for shard in shards]).combine_chunks()
-        if not table["id"].equals(numbers["id"]):
-            raise TrainingError(
-                f"{reference.location} holds the numbers of other pairs than {tokens.location}; make both again under a new version"
-            )
-        for name in ("ref_chosen_logps", "ref_rejected_logps"):
-            table = table.append_column(name, numbers[name])
-    return table.append_column("row", pa.array(range(table.num_rows), pa.int64()))
+def token_rows(tokens: Output, folder: Path, reference: Output | None = None) -> pa.Table:
+    """All token rows in their order, with their place as ``row``, and the reference's log-probabilities beside them.
+
+    They are a file in ``folder``, mapped into memory: a rank holds what it looks at, however long the corpus is. It is written shard by shard.
+
+    Raises:
+        TrainingError: there is nothing to train on, or the reference is of other pairs.
+    """
+    file, writer, num_rows = folder / _ROWS, None, 0
+    try:
+        for shard in tokens.shards():
+            table = tokens.read_shard(shard)
+            if reference is not None:
+                numbers = reference.read_shard(shard)
+                if not table["id"].equals(numbers["id"]):
+                    raise TrainingError(
+                        f"{reference.location} holds the numbers of other pairs than {tokens.location}; make both again under a new version"
+                    )
+                for name in ("ref_chosen_logps", "ref_rejected_logps"):
+                    table = table.append_column(name, numbers[name])
+            table = table.append_column("row", pa.array(range(num_rows, num_rows + table.num_rows), pa.int64()))
+            writer = writer or pa.ipc.new_file(str(file), table.schema)
+            writer.write_table(table)
+            num_rows += table.num_rows
+    finally:
+        if writer is not None:
+            writer.close()
+    if not num_rows:
+        raise TrainingError(f"{tokens.location} holds nothing to train on; see its record for what was left out, and why")
+    return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
 
 def ids_of(table: pa.Table, rows: Sequence[int]) -> list[str]:

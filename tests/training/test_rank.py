@@ -170,7 +170,7 @@ def test_tokens_are_counted_over_the_whole_stage(llama: Path, tmp_path: Path) ->
 def test_the_card_counts_the_records_that_the_weights_have_seen(llama: Path, tmp_path: Path, packing: bool) -> None:
     """Two steps of two rows each, of a stage with many more."""
     stage = sft_stage(tmp_path, llama, sft_settings(packing=packing, max_steps=2, batch_size=2), num=24)
-    table = token_rows(stage.tokens)
+    table = token_rows(stage.tokens, tmp_path)
     rows = {int(row) for row in stream(table.num_rows, 4, stage.seed)}
     train(stage)
     told, num = summary(stage.output), sum(len(table["id"][row].as_py()) for row in rows)
@@ -256,7 +256,7 @@ def test_a_gradient_that_is_no_number_ends_the_training_before_its_step(
 
 def test_dpop_of_all_weights_holds_one_model(llama: Path, tmp_path: Path) -> None:
     stage = dpop_stage(tmp_path, llama, dpop_settings(method="full"), RARELY)
-    trainer = build_trainer(stage, token_rows(stage.tokens, stage.reference), tmp_path, Place(0, 1), on_gpu=False)
+    trainer = build_trainer(stage, token_rows(stage.tokens, tmp_path, stage.reference), tmp_path, Place(0, 1), on_gpu=False)
     assert trainer.ref_model is None
     train(stage)
     assert metrics(stage.output)[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)  # the reference's numbers are those of the data
