@@ -127,10 +127,12 @@ def build_trainer(stage: Stage, table: pa.Table, folder: Path, place: Place, res
     model = load_base(base, stage.settings, stage.train)
     if stage.name == "dpop":
         without_dropout(model)
+    # With a fingerprint of ours, or `datasets` would read the whole table into memory to make one.
+    rows = Dataset(table, fingerprint=stage.tokens.fingerprint[:16])
     common: dict[str, Any] = {
         "model": model,
         "args": args,
-        "train_dataset": Dataset(table).select(stream(table.num_rows, args.max_steps * stage.settings.batch_size, stage.seed)),
+        "train_dataset": rows.select(stream(table.num_rows, args.max_steps * stage.settings.batch_size, stage.seed)),
         "processing_class": tokenizer,
         "peft_config": adapter_config(stage.settings, model),
     }
