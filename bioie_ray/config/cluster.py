@@ -193,7 +193,10 @@ class ClusterSettings(Settings):
         default=20, ge=0, description="how many nodes (spot, say) may be lost under one shard in addition before it is reported"
     )
     start_timeout_s: int = Field(
-        default=900, ge=1, description="a job ends with an error when for this long no worker could be started (no such pod can be had)"
+        default=900,
+        ge=1,
+        description="a job ends with an error when for this long no worker could be started (no such pod can be had); a training, when its waits "
+        "for ranks since the last checkpoint are so long together",
     )
     kube: KubeSettings = KubeSettings()
 
