@@ -31,18 +31,21 @@ if (($#)); then
 fi
 # Three groups: what needs one core runs a process on each; what waits for pods runs beside it, its output kept until then; what
 # starts Ray has all cores to itself.
+alone="ray or cluster"
 if [[ -z $marks && -n ${KUBECONFIG:-} ]]; then
+  alone="ray and not cluster"
   pods_said=$(mktemp)
   "${pytest[@]}" -m cluster >"$pods_said" 2>&1 &
   pods=$!
-  trap 'kill $pods 2>/dev/null; rm -f "$pods_said"' EXIT
+  trap '[[ -z $pods ]] || kill "$pods" 2>/dev/null || true; rm -f "$pods_said"' EXIT
 fi
 failed=0
 OMP_NUM_THREADS=1 "${pytest[@]}" -n auto --maxprocesses 8 --dist loadfile -m "not ray and not cluster${marks:+ and $marks}" || failed=$?
 if [[ -n ${pods:-} ]]; then
   echo "on the cluster:"
   wait "$pods" || failed=$?
+  pods=
   cat "$pods_said"
 fi
 ((failed == 0)) || exit "$failed"
-"${pytest[@]}" -m "ray and not cluster${marks:+ and $marks}" || [[ $? == 5 && -n $marks ]] # 5: none of them is fast
+"${pytest[@]}" -m "($alone)${marks:+ and $marks}" || [[ $? == 5 && -n $marks ]] # 5: none of them is fast

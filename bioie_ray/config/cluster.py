@@ -196,7 +196,7 @@ class ClusterSettings(Settings):
         default=900,
         ge=1,
         description="a job ends with an error when for this long no worker could be started (no such pod can be had); a training, when its waits "
-        "for ranks since the last checkpoint are so long together",
+        "for ranks are so long together and no checkpoint came meanwhile",
     )
     kube: KubeSettings = KubeSettings()
 

@@ -191,7 +191,7 @@ class TrainSettings(Settings):
     max_retries: int = Field(
         default=3,
         ge=0,
-        description="how often a training goes on after a lost rank, without a new checkpoint in between, before it is reported",
+        description="how often a training goes on after lost ranks; where a checkpoint came meanwhile, it counts anew instead of giving up",
     )
 
     @model_validator(mode="after")

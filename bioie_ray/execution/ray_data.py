@@ -77,6 +77,7 @@ def run_on_ray(spec: WorkerSpec, units: Sequence[str], cluster: ClusterSettings,
             monitor.meter.saw(row["node"], row["process_mib"], row["pod_mib"], Retries(row["worker_deaths"], row["lost_nodes"]))
             on_done(row["unit"], UnitFailure(row["unit"], row["reason"], row["details"]) if row["reason"] else None)
     except ray.exceptions.RayError as error:
+        reader.stop()
         reason = f"Ray gave up: {str(error).strip().splitlines()[-1]}"
     except (Exception, KeyboardInterrupt):  # SIGTERM is a SystemExit, and takes no leave
         reader.stop()
@@ -155,10 +156,13 @@ class _Stop(ExecutionCallback):
     without a word and with an exit code of its own. It is a class of the module because Ray Data pickles it for the actors.
     """
 
-    asked: ClassVar[threading.Event] = threading.Event()
+    asked: ClassVar[threading.Event] = threading.Event()  # of the newest execution; each keeps its own
+
+    def __init__(self) -> None:
+        self._asked = self.asked
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
-        if self.asked.is_set():
+        if self._asked.is_set():
             raise _StoppedError
 
 
@@ -171,6 +175,7 @@ class _Reader:
 
     def __init__(self, outcomes: ray.data.Dataset) -> None:
         self._outcomes = outcomes
+        self._stop = _Stop.asked = threading.Event()
         self._found: queue.Queue[dict[str, Any] | BaseException | None] = queue.Queue()
         self._thread = threading.Thread(target=self._read, daemon=True, name="outcomes")
 
@@ -184,7 +189,6 @@ class _Reader:
 
     def rows(self, watch: _Watch) -> Iterator[dict[str, Any]]:
         """The rows as they come; while none does, the watch looks."""
-        _Stop.asked.clear()
         self._thread.start()
         while True:
             try:
@@ -202,5 +206,5 @@ class _Reader:
     def stop(self) -> None:
         """No further unit is begun. Those in hand end, or die with this process."""
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # or it asks people to report that it was stopped
-        _Stop.asked.set()
+        self._stop.set()
         self._thread.join(_STOP_TIMEOUT_S)

@@ -34,7 +34,7 @@ from bioie_ray.training.instructions.curation import NOT_KEPT
 from bioie_ray.training.instructions.overlap import MIN_WORDS, too_short
 from bioie_ray.training.instructions.source_files import find_files, locate_source, parts_of
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 _REASONS_SHOWN: Final = 3
 
 

@@ -9,6 +9,7 @@ list of its launch, which is never loaded. A thread puts the files away while th
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import queue
@@ -22,6 +23,7 @@ from pathlib import Path
 
 from bioie_ray.artifacts.files import files_below
 from bioie_ray.artifacts.output import Output
+from bioie_ray.artifacts.store import StoreError
 
 FOLDER = "_checkpoints"
 _LIST = re.compile(r"^_rank-(\d{5})-of-(\d{5})-([0-9a-f]{8})\.json$")
@@ -84,14 +86,22 @@ class CheckpointStore:
         """
         try:
             self._get(checkpoint, folder, rank)
-        except (FileNotFoundError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{self.output.store.describe(self._folder(checkpoint.step))} cannot be read: {error}") from None
+        except (CheckpointError, StoreError):  # a store that is away: the same again may go well
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # a damaged list may be any JSON, or none
+            if getattr(error, "errno", None) == errno.ENOSPC:
+                raise
+            raise CheckpointError(
+                f"{self.output.store.describe(self._folder(checkpoint.step))} cannot be read: {type(error).__name__}: {error}"
+            ) from None
 
     def _get(self, checkpoint: Checkpoint, folder: Path, rank: int) -> None:
         listed: dict[str, str] = {}
         for number in range(checkpoint.num_ranks):
             key = _list_of(self._folder(checkpoint.step), checkpoint, number)
             listed |= {entry["file"]: entry["sha256"] for entry in json.loads(self.output.store.read(key))}
+        if not listed:
+            raise CheckpointError(f"the lists of {self.output.store.describe(self._folder(checkpoint.step))} name no file")
         for name, digest in listed.items():
             owner = _OF_RANK.search(name)
             if owner and int(owner[1]) != rank:
@@ -145,7 +155,10 @@ def _digest(path: Path) -> str:
 
 
 class Uploader:
-    """Puts checkpoints away in a thread of its own, in their order, and clears the local folders behind it."""
+    """Puts checkpoints away in a thread of its own, in their order, and clears the local folders behind it.
+
+    A store that is slower than the training holds it up, for as long as ranks wait for each other (``launch.patience_s``) and no longer.
+    """
 
     def __init__(self, checkpoints: CheckpointStore, rank: int, num_ranks: int, launch: str, num_kept: int) -> None:
         self._checkpoints = checkpoints
@@ -153,7 +166,7 @@ class Uploader:
         self._num_ranks = num_ranks
         self._launch = launch
         self._num_kept = num_kept
-        # A store that is slower than the training holds it up, or the local disk would fill.
+        # One under way and one that waits: with more, the local disk would fill.
         self._queue: queue.Queue[tuple[Path, int] | None] = queue.Queue(maxsize=1)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="checkpoints", daemon=True)

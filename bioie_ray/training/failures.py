@@ -14,6 +14,7 @@ from bioie_ray.retrieval.batching import is_out_of_memory
 from bioie_ray.training.stage import Stage, TrainingError
 
 _FAILED = "_failed.txt"
+_NO_SPACE = "No space left on device"
 _ALMOST_NOTHING = 2**20
 
 
@@ -54,16 +55,21 @@ def telling_of_a_full_disk(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (
-        Exception
-    ) as error:  # torch's writer and that of safetensors have errors of their own, which need not say why they could not write
-        is_full = getattr(error, "errno", None) == errno.ENOSPC or shutil.disk_usage(folder).free < _ALMOST_NOTHING
-        if isinstance(error, ValueError) or not is_full:  # the family for people has the reason already
+    except Exception as error:
+        if isinstance(error, ValueError) or not _is_full(error, folder):  # the family for people has the reason already
             raise
         raise TrainingError(
             f"no space left in {folder.parent}, where checkpoints and weights are written before they go to the store: {first_line(error)}; free some, or set "
             "TMPDIR to a folder on another disk (of a pod: cluster.kube.workers.GROUP.spill_gib higher), then run again, it goes on from the last checkpoint"
         ) from None
+
+
+def _is_full(error: BaseException, folder: Path) -> bool:
+    """Safetensors takes its half of a file away and has an error of its own; torch leaves it there and says that it could not write, not why."""
+    causes = [cause for cause in (error, error.__cause__, error.__context__) if cause is not None]
+    if any(getattr(cause, "errno", None) == errno.ENOSPC or _NO_SPACE in str(cause) for cause in causes):
+        return True
+    return isinstance(error, OSError | RuntimeError) and shutil.disk_usage(folder).free < _ALMOST_NOTHING
 
 
 @contextmanager

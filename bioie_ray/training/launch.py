@@ -6,12 +6,15 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bioie_ray.config.cluster import ClusterSettings, actor_cpus
 from bioie_ray.training.stage import Stage, TrainingError, accumulation
+
+if TYPE_CHECKING:
+    from bioie_ray.training.checkpoints import Checkpoint
 
 # How long Ray Train waits for all its ranks before it counts that as a failure of its own and tries again.
 _START_TRY_S = 60
@@ -19,6 +22,7 @@ _START_TRY_S = 60
 # slow CPU takes: a GPU takes a twentieth.
 _PATIENCE_S = 1_800
 _TOKEN_S = 2.0
+_LOG = logging.getLogger(__name__)
 T = TypeVar("T")
 # What ranks must have set before torch and DeepSpeed are imported.
 _RANK_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "error", "WANDB_SILENT": "true"}
@@ -105,11 +109,8 @@ def _launch_ranks(stage: Stage, cluster: ClusterSettings, say: Callable[[str], N
             told = failure(stage.output)
             raise (TrainingError(told) if told else LostRanksError(too_often(stage, error))) from error
 
-    def newest_step() -> int:
-        return max((checkpoint.step for checkpoint in CheckpointStore(stage.output).whole()), default=0)
-
     with tempfile.TemporaryDirectory(prefix="bioie-ray-train-") as scratches:
-        result = while_it_gets_on(fit, newest_step, stage.train.max_retries, say)
+        result = while_it_gets_on(fit, CheckpointStore(stage.output).whole, stage.train.max_retries, say)
     if result.return_value:
         raise TrainingError(str(result.return_value))
 
@@ -118,29 +119,30 @@ class LostRanksError(TrainingError):
     """Ranks were lost as often in a row as is allowed."""
 
 
-def while_it_gets_on(fit: Callable[[], T], newest_step: Callable[[], int], max_retries: int, say: Callable[[str], None]) -> T:
+def while_it_gets_on(fit: Callable[[], T], whole: Callable[[], Sequence[Checkpoint]], max_retries: int, say: Callable[[str], None]) -> T:
     """Fit again when ranks were lost too often although a checkpoint came meanwhile.
 
-    Ray Train counts over the whole of a training, so that a long one on spot nodes would end some day, however far apart its losses are.
+    Ray Train counts over the whole of a fit, so that a long training on spot nodes would end some day, however far apart its losses are.
 
     Args:
         fit: trains to the end, or raises ``LostRanksError``.
-        newest_step: of the newest whole checkpoint, or 0.
+        whole: the whole checkpoints there are.
         max_retries: as ``train.max_retries``, which ``fit`` counts; with 0 there is no second time here either.
         say: tells people.
 
     Raises:
-        LostRanksError: no checkpoint came between these losses.
+        LostRanksError: no checkpoint came during the last fit.
     """
     while True:
-        before = newest_step()
+        before = set(whole())
         try:
             return fit()
         except LostRanksError as error:
-            step = newest_step()
-            if not max_retries or step <= before:
+            came = set(whole()) - before  # by step, ranks and launch: after one that was given up for an older one, the step comes again
+            if not max_retries or not came:
                 raise
-            say(f"it came from step {before} to step {step} meanwhile, so it is started again: {error}")
+            say(f"ranks were lost too often in a row, but step {max(found.step for found in came)} was reached meanwhile: starting again")
+            _LOG.warning("%s", error)
 
 
 def patience_s(stage: Stage) -> int:

@@ -73,7 +73,7 @@ def too_often(stage: Stage, error: BaseException) -> str:
     if any(isinstance(_cause(failure), RayActorError | NodeDiedError) for failure in failures.values()):
         message += (
             ". A rank that dies without an error of its own was killed or lost with its node; the cause may be memory (the node's dmesg, or OOMKilled of its "
-            f"pod, would say so). If it is: {what_to_lower(stage)}"
+            f"pod, would say so), or a pod's disk (Evicted: cluster.kube.workers.GROUP.spill_gib). If it is memory: {what_to_lower(stage)}"
         )
     return message
 

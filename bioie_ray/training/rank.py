@@ -78,7 +78,7 @@ def _trained(stage: Stage, table: pa.Table, folder: Path, place: Place, best: Be
     trainer.add_callback(CheckpointCallback(uploader, folder, begun))
     _observe(trainer, stage, table, place, best, folder)
     try:
-        with telling_what_to_lower(stage):
+        with telling_what_to_lower(stage), telling_of_a_full_disk(folder):  # before the uploader, closing, makes room
             trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     except BaseException:
         with suppress(Exception):  # why the training ended says more

@@ -29,11 +29,13 @@ def restore(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Sta
 
 def _fetched(checkpoints: CheckpointStore, folder: Path, place: Place, stage: Stage) -> Checkpoint | None:
     """Bring the newest whole checkpoint that all ranks can read here; those after it are given up, which costs steps and no bytes."""
+    unread = ""
     given_up: list[Checkpoint] = []
     for found in agreed(checkpoints.whole()[::-1], place):
         if found.num_ranks != place.num_ranks and stage.train.zero_stage:
+            why = f"{unread}; before it, " if given_up else ""
             raise TrainingError(
-                f"the last checkpoint (step {found.step}) is of {found.num_ranks} ranks, and DeepSpeed's shards of the optimizer fit no other number; "
+                f"{why}the last checkpoint (step {found.step}) is of {found.num_ranks} ranks, and DeepSpeed's shards of the optimizer fit no other number; "
                 f"set cluster.ranks={found.num_ranks}, or delete {stage.output.location}/_checkpoints to begin anew"
             )
         shutil.rmtree(folder, ignore_errors=True)

@@ -95,6 +95,9 @@ def test_without_a_threshold_only_exact_duplicates_go() -> None:
         ("zh-CN", ("zh",), True),
         ("EN-ZH", ("en",), False),
         ("EN", ("en",), True),
+        ("ZH-CN", ("zh",), True),
+        ("EN_US", ("en",), True),
+        ("中文", ("en",), True),
         ("xx", (), True),
     ],
 )

@@ -19,7 +19,7 @@ from tiny_models import save_llama
 from bioie_ray.artifacts.output import Output
 from bioie_ray.config.cluster import ClusterSettings
 from bioie_ray.config.training import LoraSettings
-from bioie_ray.training.checkpoints import CheckpointStore
+from bioie_ray.training.checkpoints import Checkpoint, CheckpointStore
 from bioie_ray.training.launch import LostRanksError, launch, patience_s, while_it_gets_on
 from bioie_ray.training.rank import train
 from bioie_ray.training.scoring import Question, ScoringPlan
@@ -246,18 +246,18 @@ def test_two_ranks_share_a_model_by_zero_3(own_ray: None, llama: Path, tmp_path:
 
 def lost_at(steps: list[int], max_retries: int) -> tuple[list[str], bool]:
     """What is said of a training that is at each of these steps when its ranks are lost too often, and whether it came to its end."""
-    newest, said = iter([0, *steps]), list[str]()
-    at = [next(newest)]
+    to_come, said, whole = iter(steps), list[str](), list[Checkpoint]()
 
     def fit() -> bool:
-        step = next(newest, None)
+        step = next(to_come, None)
         if step is None:
             return True
-        at[0] = step
+        if step:
+            whole[:] = [Checkpoint(step, 1, "00000000" if step in {one.step for one in whole} else f"{len(said):08}")]
         raise LostRanksError(f"lost at {step}")
 
     try:
-        return said, while_it_gets_on(fit, lambda: at[0], max_retries, said.append)
+        return said, while_it_gets_on(fit, lambda: whole, max_retries, said.append)
     except LostRanksError:
         return said, False
 
@@ -266,7 +266,8 @@ def test_losses_are_counted_anew_when_a_checkpoint_came_meanwhile() -> None:
     """A training of weeks on spot nodes loses more of them than `max_retries`."""
     said, is_done = lost_at([20, 40, 400], max_retries=3)
     assert is_done
-    assert said[1] == "it came from step 20 to step 40 meanwhile, so it is started again: lost at 40"
+    assert said[1] == "ranks were lost too often in a row, but step 40 was reached meanwhile: starting again"
+    assert lost_at([400, 60], max_retries=3)[1], "step 400 was given up for an earlier one"
     assert lost_at([20, 20, 400], max_retries=3) == (said[:1], False)
     assert lost_at([0], max_retries=3) == ([], False)
     assert lost_at([20, 40], max_retries=0) == ([], False)

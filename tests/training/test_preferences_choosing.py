@@ -90,6 +90,10 @@ def test_the_order_of_the_recipe_says_nothing() -> None:
     one, other = Chooser(ALL, 1.0, 0), Chooser(dict(reversed(ALL.items())), 1.0, 0)
     for number in range(12):
         assert one.choose(f"d{number}", offered, none, 1) == other.choose(f"d{number}", offered, none, 1)
+    shares: Mapping[ErrorKind, float] = {"missed": 0.1, "invented": 0.2, "boundary": 0.3}  # whose sum has an order
+    one, other = Chooser(shares, 1.0, 0, 1.0), Chooser(dict(reversed(shares.items())), 1.0, 0, 1.0)
+    for number in range(40):
+        assert one.choose(f"d{number}", offered[:1], any_kind, 1) == other.choose(f"d{number}", offered[:1], any_kind, 1)
 
 
 @given(

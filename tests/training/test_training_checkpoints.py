@@ -109,6 +109,14 @@ def test_a_file_that_changed_is_an_error_that_says_what_to_do(checkpoints: Check
         checkpoints.get(Checkpoint(7, 1, LAUNCH), tmp_path / "back", 0)
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[]", b"{}", b"[1]", b'[{"file": "a"}]', b"nul"])
+def test_a_damaged_list_is_an_error_of_its_checkpoint(checkpoints: CheckpointStore, tmp_path: Path, place: Path, damage: bytes) -> None:
+    put(checkpoints, tmp_path, 7)
+    next((place / "step-00000007").glob("_rank-*")).write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"step-00000007"):
+        checkpoints.get(Checkpoint(7, 1, LAUNCH), tmp_path / "back", 0)
+
+
 def test_another_ranks_file_that_changed_is_no_concern(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     put(checkpoints, tmp_path, 7, num_ranks=2)
     (place / "step-00000007/rng_state_1.pth").write_text("torn")

@@ -10,6 +10,8 @@ from bioie_ray.training.instructions.conversation import Conversation
 
 # More text makes no language clearer, and takes longer.
 _LOOKED_AT_CHARS: Final = 1_000
+# Languages that are no country's code, for pairs in capitals: EN-ZH is a translation, ZH-CN is Chinese.
+_PAIRED: Final = frozenset({"EN", "ZH", "JA", "KO", "HI", "UK", "CS", "DA", "EL"})
 
 
 def language_of(conversation: Conversation) -> str:
@@ -24,8 +26,10 @@ def language_of(conversation: Conversation) -> str:
 def is_wanted(language: str, languages: Collection[str]) -> bool:
     """Whether a model of these languages (none: all) can learn from it: a translation needs both of its own.
 
-    A region (``zh-CN``, ``en_US``: capitals after small letters) does not matter.
+    A region (``zh-CN``, ``en_US``) does not matter: capitals that are no language's code, or that follow small letters.
     """
-    first, *others = [part for part in re.split(r"[^A-Za-z]+", language) if part] or [""]
-    own = {first.lower(), *(part.lower() for part in others if first.isupper() or not part.isupper())}
+    parts = [part for part in re.split(r"[^A-Za-z]+", language) if part]
+    own = {
+        part.lower() for number, part in enumerate(parts) if number == 0 or not part.isupper() or (parts[0].isupper() and part in _PAIRED)
+    }
     return not languages or own <= {wanted.lower() for wanted in languages}

@@ -66,7 +66,7 @@ class Chooser:
 
     def _lacking(self) -> list[ErrorKind]:
         """Kinds that with the next pair would stay below the part of their wanted share that is to be filled up, those in most need first."""
-        each = self._fill_kinds * (self.kinds.total() + 1) / sum(self._wanted.values())
+        each = self._fill_kinds * (self.kinds.total() + 1) / math.fsum(self._wanted.values())  # whatever their order
         return [kind for kind in self._by_need(set(self._wanted)) if self.kinds[kind] < math.floor(each * self._wanted[kind])]
 
     def _take(self, document: str, wrong: Wrong, made_by: str) -> Chosen:
