@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import secrets
 import tempfile
 import traceback
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -40,9 +39,6 @@ from bioie_ray.training.scoring import score
 from bioie_ray.training.stage import Stage, ids_of, token_rows
 from bioie_ray.training.tokens import load_chat_tokenizer
 from bioie_ray.training.trainers import AnswerTrainer, PairTrainer, arguments
-
-T = TypeVar("T")
-_LOG = logging.getLogger(__name__)
 
 
 def train(stage: Stage) -> None:

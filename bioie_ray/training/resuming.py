@@ -33,7 +33,7 @@ def _fetched(checkpoints: CheckpointStore, folder: Path, place: Place, stage: St
     given_up: list[Checkpoint] = []
     for found in agreed(checkpoints.whole()[::-1], place):
         if found.num_ranks != place.num_ranks and stage.train.zero_stage:
-            why = f"{unread}; before it, " if given_up else ""
+            why = f"{unread}; before it, " if unread else ""
             raise TrainingError(
                 f"{why}the last checkpoint (step {found.step}) is of {found.num_ranks} ranks, and DeepSpeed's shards of the optimizer fit no other number; "
                 f"set cluster.ranks={found.num_ranks}, or delete {stage.output.location}/_checkpoints to begin anew"
@@ -53,7 +53,7 @@ def _fetched(checkpoints: CheckpointStore, folder: Path, place: Place, stage: St
         given_up.append(found)
         if place.rank == 0:
             _note(stage, f"the checkpoint of step {found.step} is given up for an earlier one: {unread}")
-    if given_up:
+    if unread:
         raise TrainingError(
             f"{unread}, and no earlier checkpoint can be read; delete {stage.output.location}/_checkpoints and run again, it begins anew"
         )

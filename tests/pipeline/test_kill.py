@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from pipeline_builders import best, documents, make_recipe, quarantine, record, run, vectors, write_corpus
 from script_loader import load_script
+from small_disks import fill
 
 from bioie_ray.artifacts.output import Output
 from bioie_ray.artifacts.store import StoreAddress
@@ -152,14 +153,6 @@ def test_a_poisoned_document_fails_its_own_row(tmp_path: Path, embedder: str) ->
     selection = best(tmp_path / "poisoned/selections/r@1")
     assert selection.keys() == {f"t{n:03d}" for n in range(40, 44)}
     assert all(len(chosen) == 10 and POISONED not in chosen for chosen in selection.values())
-
-
-def fill(disk: Path, free_bytes: int) -> Path:
-    """A file that leaves only so much space."""
-    ballast = disk / "ballast"
-    status = os.statvfs(disk)
-    ballast.write_bytes(b"x" * (status.f_bavail * status.f_frsize - free_bytes))
-    return ballast
 
 
 @pytest.mark.parametrize("name", ["prepare_corpora", "embed"])

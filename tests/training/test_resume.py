@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_disks import fill
 from stages import TRAIN, bytes_of, dpop_settings, dpop_stage, exit_code_when_killed, metrics, sft_settings, sft_stage
 from tiny_models import save_llama
 
@@ -160,11 +160,8 @@ def test_a_full_disk_for_checkpoints_is_said_and_costs_nothing(
     settings = sft_settings(packing=False, epochs=4, method="full")
     whole, stage = (sft_stage(tmp_path / name, llama, settings, KEEPING, num=12) for name in ("whole", "full"))
     train(whole)
-    ballast = small_disk / "ballast"
     weights, optimizer = ((newest(whole) / name).stat().st_size for name in ("model.safetensors", "optimizer.pt"))
-    room = weights + optimizer // 2 if of_optimizer else weights // 2
-    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
-    ballast.write_bytes(b"x" * (free - room))
+    fill(small_disk, free_bytes=weights + optimizer // 2 if of_optimizer else weights // 2)
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(small_disk))
         with pytest.raises(TrainingError, match=r"^no space left in .*/disk, where checkpoints"):

@@ -102,7 +102,7 @@ def test_a_rank_beyond_those_that_made_it_gets_the_common_files(checkpoints: Che
     assert names(tmp_path / "back") == ["trainer_state.json", "zz_last.bin"]
 
 
-def test_a_file_that_changed_is_an_error_that_says_what_to_do(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
+def test_a_file_that_changed_is_an_error_that_names_it(checkpoints: CheckpointStore, tmp_path: Path, place: Path) -> None:
     put(checkpoints, tmp_path, 7)
     (place / "step-00000007/trainer_state.json").write_text("state at 8")
     with pytest.raises(CheckpointError, match=r"step-00000007/trainer_state\.json is not what was put there"):
